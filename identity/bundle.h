@@ -1,0 +1,32 @@
+// Trust bundles: the X.509 authorities of one trust domain each (SPIFFE Trust Domain and Bundle §4).
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <tl/expected.hpp>
+
+#include "identity/openssl.h"
+
+namespace inlay::identity {
+
+struct Bundle {
+  std::vector<X509Ptr> authorities;  // empty means: everything of this trust domain is rejected
+  std::uint64_t sequence = 0;        // spiffe_sequence; 0 when absent or PEM
+};
+
+struct BundleError {
+  std::string message;  // one line: what is wrong, without the file's name
+};
+
+// Detects PEM or SPIFFE JSON (JWKS) by content. Tolerates what PEM files in the wild have: CRLF,
+// trailing blank lines, text between blocks. Zero certificates in PEM is an error; an empty JSON
+// "keys" array is a valid empty bundle.
+tl::expected<Bundle, BundleError> parse_bundle(std::string_view text);
+
+// Trust domain -> bundle. A chain is verified against the bundle of its own trust domain only.
+using BundleSet = std::map<std::string, Bundle, std::less<>>;
+
+}  // namespace inlay::identity

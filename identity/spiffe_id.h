@@ -1,0 +1,53 @@
+// A SPIFFE ID (SPIFFE-ID §2). Always valid: the only way to one is parse().
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <tl/expected.hpp>
+
+namespace inlay::identity {
+
+enum class SpiffeIdError : std::uint8_t {
+  empty,
+  too_long,             // more than 2048 bytes (§2.3)
+  wrong_scheme,         // not lower-case "spiffe://"
+  trust_domain_empty,
+  trust_domain_too_long,   // more than 255 bytes
+  trust_domain_character,  // outside [a-z0-9.-_]; port, userinfo, percent-encoding end here too
+  path_character,          // outside [A-Za-z0-9.-_/]; query, fragment, percent-encoding end here too
+  path_empty_segment,      // "//"
+  path_dot_segment,        // "." or ".."
+  path_trailing_slash,
+};
+
+// One sentence for a person, without a final dot.
+std::string_view sentence(SpiffeIdError error) noexcept;
+
+class SpiffeId {
+ public:
+  static tl::expected<SpiffeId, SpiffeIdError> parse(std::string_view uri);
+
+  std::string_view trust_domain() const noexcept {
+    return std::string_view(uri_).substr(kSchemeLength, trust_domain_length_);
+  }
+  // "" for a trust domain's own ID, else starts with "/".
+  std::string_view path() const noexcept {
+    return std::string_view(uri_).substr(kSchemeLength + trust_domain_length_);
+  }
+  const std::string &uri() const noexcept { return uri_; }
+  bool operator==(const SpiffeId &) const = default;
+
+ private:
+  static constexpr std::size_t kSchemeLength = 9;  // "spiffe://"
+  SpiffeId(std::string_view uri, std::size_t trust_domain_length)
+      : uri_(uri), trust_domain_length_(trust_domain_length) {}
+  std::string uri_;
+  std::size_t trust_domain_length_;
+};
+
+// True for a valid trust domain name alone ("example.org").
+bool valid_trust_domain(std::string_view name) noexcept;
+
+}  // namespace inlay::identity

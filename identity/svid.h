@@ -1,0 +1,32 @@
+// This workload's own X.509-SVID: certificate chain and private key.
+#pragma once
+
+#include <ctime>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <tl/expected.hpp>
+
+#include "identity/openssl.h"
+#include "identity/spiffe_id.h"
+
+namespace inlay::identity {
+
+struct X509Svid {
+  SpiffeId id;
+  std::vector<X509Ptr> chain;  // leaf first
+  PkeyPtr key;                 // matches the leaf
+  std::time_t not_before = 0;  // of the leaf, seconds since the epoch
+  std::time_t not_after = 0;
+};
+
+struct SvidError {
+  std::string message;  // one line: what is wrong
+};
+
+// Checks that the leaf is a well-formed X.509-SVID (the leaf rules of verify.h), that the key is
+// its key, and the kinds of key allowed. Does not check dates or the path to a bundle.
+tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::string_view key_pem);
+
+}  // namespace inlay::identity
