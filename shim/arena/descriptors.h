@@ -11,15 +11,14 @@ namespace inlay::shim {
 
 struct Slot;
 
-// A word: a state in the low bits; for managed, the address of the session's slot above it.
-enum class WordState : std::uint64_t {
-  unknown = 0,    // nobody looked yet: probe() decides
-  unmanaged = 1,  // not a socket inlay protects; nothing to do, ever, until the number is reused
-  socket = 2,     // a TCP socket of AF_INET(6) that has no session (yet)
-  managed = 3,
-};
+// A word: 0 = unknown; bit 0 set = managed, the address of the session's slot above it; any other
+// value says why there is no session.
+inline constexpr std::uint64_t kUnknown = 0;    // nobody looked yet: probe_descriptor() decides
+inline constexpr std::uint64_t kManagedBit = 1;
+inline constexpr std::uint64_t kUnmanaged = 2;  // not a stream socket of AF_INET or AF_INET6
+inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a connection inlay knows of
+inline constexpr std::uint64_t kPlain = 6;      // connected, in the clear by policy
 
-inline constexpr std::uint64_t kWordStateMask = 7;
 inline constexpr unsigned kDescriptorLimit = 1u << 20;  // numbers at and above it: always probed
 
 // Reserved by boot before any hook uses it; null before.
@@ -33,17 +32,24 @@ Slot *probe_descriptor(int fd) noexcept;
 // branch.
 inline Slot *managed(int fd) noexcept {
   if (static_cast<unsigned>(fd) < kDescriptorLimit && g_descriptor_words != nullptr) [[likely]] {
-    std::uint64_t word =
-        g_descriptor_words[fd].load(std::memory_order_acquire);
-    if (word == static_cast<std::uint64_t>(WordState::unmanaged)) [[likely]] return nullptr;
-    if ((word & kWordStateMask) == static_cast<std::uint64_t>(WordState::managed)) {
-      return reinterpret_cast<Slot *>(word & ~kWordStateMask);
-    }
+    std::uint64_t word = g_descriptor_words[fd].load(std::memory_order_acquire);
+    if ((word & kManagedBit) != 0) return reinterpret_cast<Slot *>(word & ~kManagedBit);
+    if (word != kUnknown) [[likely]] return nullptr;
   }
   return probe_descriptor(fd);
 }
 
 // A hook created this number (socket, accept, dup, recvmsg, ...): forget what was known of it.
 void forget_descriptor(int fd) noexcept;
+
+// The word of `fd`, kUnknown beyond the table; and its replacement (ignored beyond the table).
+std::uint64_t descriptor_word(int fd) noexcept;
+void set_descriptor_word(int fd, std::uint64_t word) noexcept;
+inline std::uint64_t managed_word(const Slot *slot) noexcept {
+  return reinterpret_cast<std::uint64_t>(slot) | kManagedBit;
+}
+
+// Maps the table. False when the kernel has no room for it.
+bool make_descriptor_table() noexcept;
 
 }  // namespace inlay::shim

@@ -1,0 +1,58 @@
+// A lock in shared memory that survives the death of its owner, a siglongjmp out of a signal handler
+// and re-entry from one. One compare-and-swap when uncontended; no thread-library state, so it may be
+// taken in a signal handler.
+//
+// pthread's robust mutexes are not used: their per-thread list is not safe against a signal handler
+// that takes a second one, and they cannot tell re-entry from an owner whose frame is gone.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace inlay::shim {
+
+enum class LockResult : std::uint8_t {
+  acquired,
+  reentered,   // this thread holds it further up its stack: a signal handler got here
+  owner_gone,  // taken over from a dead thread or a frame that was jumped out of: what the lock
+               // protects may be half-written, poison it. The caller holds the lock.
+};
+
+class SharedLock {
+ public:
+  LockResult acquire() noexcept;
+  void release() noexcept;
+  // In a forked child: forgets an owner that was another thread of the parent, for locks that are
+  // private to the process.
+  void reset() noexcept { word_.store(0, std::memory_order_relaxed); }
+
+ private:
+  LockResult contend(std::uint32_t me) noexcept;
+
+  std::atomic<std::uint32_t> word_{0};  // owner's tid, kWaiters
+  std::atomic<std::uintptr_t> frame_{0};
+};
+
+// This thread's kernel id, cached; correct in forked children.
+std::uint32_t current_thread_id() noexcept;
+
+// Holds the lock for a scope. poisoned() when it was taken from a dead owner.
+class Locked {
+ public:
+  explicit Locked(SharedLock &lock) noexcept : lock_(&lock), result_(lock.acquire()) {}
+  ~Locked() { unlock(); }
+  Locked(const Locked &) = delete;
+  Locked &operator=(const Locked &) = delete;
+  bool reentered() const noexcept { return result_ == LockResult::reentered; }
+  bool owner_gone() const noexcept { return result_ == LockResult::owner_gone; }
+  void unlock() noexcept {
+    if (lock_ != nullptr && !reentered()) lock_->release();
+    lock_ = nullptr;
+  }
+
+ private:
+  SharedLock *lock_;
+  LockResult result_;
+};
+
+}  // namespace inlay::shim
