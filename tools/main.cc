@@ -1,6 +1,84 @@
+// The `inlay` command: each subcommand is in the file of its name.
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <string>
+#include <vector>
 
-int main() {
-  std::puts("inlay " INLAY_VERSION);
+#include "tools/command_words.h"
+#include "tools/commands.h"
+#include "tools/exit_code.h"
+#include "tools/text.h"
+
+namespace {
+
+constexpr std::string_view kHelp =
+    R"(Usage: inlay COMMAND [OPTIONS]
+
+Gives an unmodified program a SPIFFE identity: its TCP connections become mutual TLS 1.3, and a
+configuration decides who may talk to whom. No proxy, no root, no change to the program.
+
+Commands:
+  run      start a program with an identity
+  doctor   say beforehand what inlay will do to a program, and what it cannot
+  log      show what was refused, cut or let through, and why
+  agent    start the node agent (inlay-agent)
+
+Example: a development authority, an identity, a program that uses it
+  inlay run --config redis.toml -- redis-server --port 6379
+  inlay log
+
+`inlay COMMAND --help` explains one command; `inlay --version` prints the version.
+Exit codes: 0 good, 1 bad or refused, 2 usage; `inlay run` uses 125 to 127, as its help says.
+)";
+
+bool has_subcommand(CLI::App &app, const std::string &name) {
+  return !app.get_subcommands([&](CLI::App *command) { return command->check_name(name); }).empty();
+}
+
+// A usage error is one line too: what, and where to read more.
+int usage_error(const std::string &command, const CLI::ParseError &error) {
+  std::string message = error.what();
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  inlay::tools::complain((command.empty() ? "" : command + ": ") + message + "; see inlay " +
+                         (command.empty() ? "" : command + " ") + "--help");
+  return command == "run" ? inlay::tools::kExitInlayFailed : inlay::tools::kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  using namespace inlay::tools;
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  std::string command = !words.empty() && words[0][0] != '-' ? words[0] : "";
+  if (command == "run" || command == "doctor") {
+    SplitWords split = split_command({words.begin() + 1, words.end()});
+    command_words() = std::move(split.command);
+    words = std::move(split.own);
+    words.insert(words.begin(), command);
+  }
+  CLI::App app("", "inlay");
+  app.formatter_fn([](auto...) { return std::string(kHelp); });
+  app.set_version_flag("--version", "inlay " INLAY_VERSION);
+  add_run_command(app);
+  add_agent_command(app);
+  if (command.empty() && words.empty()) {
+    complain("no command given; see inlay --help");
+    return kExitUsage;
+  }
+  if (!command.empty() && !has_subcommand(app, command)) {
+    complain("there is no command '" + command + "'; see inlay --help");
+    return kExitUsage;
+  }
+  try {
+    std::reverse(words.begin(), words.end());  // as CLI11 wants them
+    app.parse(std::move(words));
+  } catch (const CLI::Success &help) {
+    return app.exit(help);
+  } catch (const CLI::RuntimeError &error) {
+    return error.get_exit_code();
+  } catch (const CLI::ParseError &error) {
+    return usage_error(command, error);
+  }
   return 0;
 }

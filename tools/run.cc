@@ -1,0 +1,110 @@
+// inlay run: check everything that can be checked, then become the command. What the program does
+// afterwards is libinlay.so's; this process leaves nothing behind but its environment.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "tools/command_words.h"
+#include "tools/commands.h"
+#include "tools/exit_code.h"
+#include "tools/preload.h"
+#include "tools/program.h"
+#include "tools/settings.h"
+#include "tools/text.h"
+
+namespace inlay::tools {
+namespace {
+
+constexpr std::string_view kHelp =
+    R"(Usage: inlay run [OPTIONS] [--] COMMAND [ARG…]
+
+Checks the configuration, the identity and the command, then executes the command in its own place:
+same process ID, terminal, signals and exit code. Its TCP connections follow the configuration.
+
+Options:
+  --config FILE         the configuration; without it $INLAY_CONFIG, then
+                        $XDG_CONFIG_HOME/inlay/config.toml, then /etc/inlay/config.toml
+  --strict              deny what the defaults would let through in the clear
+  --allow-unprotected   start the command even if inlay cannot get into it (static, set-user-ID, …)
+  --config-owner UID    a further user who may own the configuration and its folders; repeatable
+
+Examples:
+  inlay run --config redis.toml -- redis-server --port 6379
+  INLAY_CONFIG=app.toml inlay run -- redis-cli ping
+
+Exit codes:
+  125   inlay failed: usage, configuration or identity; the command was not started
+  126   the command cannot be executed, or cannot be protected (`inlay doctor COMMAND` says why)
+  127   no such command
+        any other is the command's own
+)";
+
+struct Options {
+  std::string config;
+  std::vector<uid_t> owners;
+  bool strict = false;
+  bool allow_unprotected = false;
+};
+
+[[noreturn]] void fail(int code, const std::string &message) {
+  complain(message);
+  throw CLI::RuntimeError(code);
+}
+
+void set_environment(const Options &options, const std::string &config,
+                     const std::string &library) {
+  const char *preload = std::getenv("LD_PRELOAD");
+  ::setenv("LD_PRELOAD", preload_list(preload == nullptr ? "" : preload, library).c_str(), 1);
+  ::setenv("INLAY_CONFIG", config.c_str(), 1);
+  if (options.strict) ::setenv("INLAY_STRICT", "1", 1);
+}
+
+[[noreturn]] void become(const std::string &path, std::vector<std::string> command) {
+  std::vector<char *> arguments;
+  for (std::string &word : command) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  // execvp for the shell it gives a script without `#!` to; the path already names a file.
+  ::execvp(path.c_str(), arguments.data());
+  int error = errno;
+  fail(error == ENOENT ? kExitNotFound : kExitCannotExecute, path + ": " + std::strerror(error));
+}
+
+void run(const Options &options, const std::vector<std::string> &command) {
+  if (command.empty()) {
+    fail(kExitInlayFailed, "run: no command given; inlay run [OPTIONS] -- COMMAND [ARG…]");
+  }
+  auto config = find_config(options.config);
+  if (!config) fail(kExitInlayFailed, config.error());
+  auto library = find_library();
+  if (!library) fail(kExitInlayFailed, library.error());
+
+  auto program = examine(command[0], Imports::skip);
+  if (!program) fail(program.error().exit_code, program.error().message);
+  if (!program->obstacle.empty() && !options.allow_unprotected) {
+    fail(kExitCannotExecute,
+         program->chain.back() + " " + program->obstacle +
+             "; not started (--allow-unprotected starts it without protection)");
+  }
+  set_environment(options, *config, *library);
+  become(program->path, command);
+}
+
+}  // namespace
+
+void add_run_command(CLI::App &app) {
+  auto *command = app.add_subcommand("run", "Start a command with an identity");
+  auto options = std::make_shared<Options>();
+  command->formatter_fn([](auto...) { return std::string(kHelp); });
+  command->add_option("--config", options->config);
+  command->add_flag("--strict", options->strict);
+  command->add_flag("--allow-unprotected", options->allow_unprotected);
+  command->add_option("--config-owner", options->owners)->allow_extra_args(false);
+  command->callback([options] { run(*options, command_words()); });
+}
+
+}  // namespace inlay::tools
