@@ -1,24 +1,24 @@
 // A SPIFFE ID (SPIFFE-ID §2). Always valid: the only way to one is parse().
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
-
 #include <tl/expected.hpp>
 
 namespace inlay::identity {
 
 enum class SpiffeIdError : std::uint8_t {
   empty,
-  too_long,             // more than 2048 bytes (§2.3)
-  wrong_scheme,         // not lower-case "spiffe://"
+  too_long,      // more than 2048 bytes (§2.3)
+  wrong_scheme,  // not lower-case "spiffe://"
   trust_domain_empty,
   trust_domain_too_long,   // more than 255 bytes
   trust_domain_character,  // outside [a-z0-9.-_]; port, userinfo, percent-encoding end here too
-  path_character,          // outside [A-Za-z0-9.-_/]; query, fragment, percent-encoding end here too
-  path_empty_segment,      // "//"
-  path_dot_segment,        // "." or ".."
+  path_character,      // outside [A-Za-z0-9.-_/]; query, fragment, percent-encoding end here too
+  path_empty_segment,  // "//"
+  path_dot_segment,    // "." or ".."
   path_trailing_slash,
 };
 
@@ -28,6 +28,9 @@ std::string_view sentence(SpiffeIdError error) noexcept;
 class SpiffeId {
  public:
   static tl::expected<SpiffeId, SpiffeIdError> parse(std::string_view uri);
+  // Copied, never moved from: a moved-from string would leave an invalid ID behind.
+  SpiffeId(const SpiffeId &) = default;
+  SpiffeId &operator=(const SpiffeId &) = default;
 
   std::string_view trust_domain() const noexcept {
     return std::string_view(uri_).substr(kSchemeLength, trust_domain_length_);
