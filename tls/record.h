@@ -12,6 +12,7 @@
 
 #include <tl/expected.hpp>
 
+#include "tls/alert.h"
 #include "tls/suite.h"
 
 namespace inlay::tls {
@@ -47,25 +48,33 @@ struct TrafficState {
 // Derives key and iv from a traffic secret (§7.3). False when OpenSSL fails.
 bool derive(TrafficState &state, Suite suite, std::span<const std::uint8_t> secret) noexcept;
 // application_traffic_secret_N+1 (§7.2): new secret, key and iv, sequence 0, key_generation + 1.
+// False, and nothing changed, when OpenSSL fails.
 bool update(TrafficState &state) noexcept;
+// True once a sender should send a KeyUpdate and update(): half of the suite's record_limit() is
+// used. RecordCipher::seal refuses at the limit itself.
+bool update_due(const TrafficState &state) noexcept;
 
 enum class RecordError : std::uint8_t {
   incomplete,         // parse_header only: fewer than 5 bytes
   not_tls,            // the first bytes are no TLS record (plaintext peer)
   overflow,           // longer than §5.2 allows -> record_overflow alert
-  unexpected_type,    // outer type other than application_data after the handshake
+  unexpected_type,    // outer type other than application_data after the handshake; inner type
+                      // unknown, or an alert or handshake record without content (§5.1)
   bad_mac,            // does not authenticate -> bad_record_mac
   no_content_type,    // inner plaintext is all zeros (§5.4) -> unexpected_message
-  too_short,          // shorter than type and tag
-  limit,              // the sequence number or the key's limit is used up
+  too_short,          // shorter than type and tag, or not as long as its header says
+  limit,              // the sequence number is used up
   internal,
 };
+// The alert to fail with; meaningless for incomplete.
+Alert alert_for(RecordError error) noexcept;
 
 struct Header {
   ContentType type;
   std::size_t length;  // of the fragment that follows the header
 };
-// Needs 5 bytes. Checks type, legacy version's first byte and length.
+// Needs 5 bytes. Checks type, legacy version's first byte (its second is ignored, §5.1) and length.
+// Also right for the records of a handshake.
 tl::expected<Header, RecordError> parse_header(std::span<const std::uint8_t> bytes) noexcept;
 
 struct Opened {
@@ -86,20 +95,25 @@ class RecordCipher {
   std::uint16_t key_generation() const noexcept { return key_generation_; }
 
   // Seals `length` bytes gathered from `parts` starting `offset` bytes in, as one record with
-  // sequence number `sequence`, into out (length + kRecordOverhead bytes). Returns the record's
-  // size, 0 when OpenSSL fails. The caller has advanced the sequence already. `out` must not
+  // sequence number `sequence`, into out (length + kRecordOverhead bytes). `length` is at most
+  // kMaxPlaintext and what `parts` hold from `offset` on. Returns the record's size; 0 when OpenSSL
+  // fails, the arguments are out of range or the key's record_limit() is used up, with nothing of
+  // the plaintext left in `out`. The caller has advanced the sequence already. `out` must not
   // overlap the input.
   std::size_t seal(std::uint64_t sequence, ContentType type, std::span<const iovec> parts,
                    std::size_t offset, std::size_t length, std::uint8_t *out) noexcept;
 
   // Opens one whole record (header included) into `out`, which has room for the record's
   // ciphertext length - kTagLength bytes (plaintext, type and padding). On failure what was
-  // written is cleansed. `out` may be equal to record.data() + kHeaderLength.
+  // written is cleansed. `out` may be equal to record.data() + kHeaderLength. Only the sequence
+  // number limits opening, not record_limit(): that binds whoever seals (§5.5), and stock peers
+  // go past it.
   tl::expected<Opened, RecordError> open(std::uint64_t sequence,
                                          std::span<const std::uint8_t> record,
                                          std::uint8_t *out) noexcept;
 
-  // As open(), for a record in two pieces (`head` was read earlier, `rest` now).
+  // As open(), for a record in two pieces (`head` was read earlier, `rest` now), cut anywhere.
+  // `out` must not overlap either.
   tl::expected<Opened, RecordError> open(std::uint64_t sequence,
                                          std::span<const std::uint8_t> head,
                                          std::span<const std::uint8_t> rest,
@@ -109,9 +123,9 @@ class RecordCipher {
   RecordCipher() = default;
   void *context_ = nullptr;  // EVP_CIPHER_CTX
   std::array<std::uint8_t, kIvLength> iv_{};
-  std::uint64_t limit_ = 0;
+  std::uint64_t limit_ = 0;  // sequence numbers from here on are refused
   std::uint16_t key_generation_ = 0;
-  Suite suite_ = Suite::none;
+  bool seal_ = false;
 };
 
 }  // namespace inlay::tls

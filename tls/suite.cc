@@ -2,9 +2,13 @@
 
 namespace inlay::tls {
 
-std::size_t key_length(Suite suite) noexcept { return suite == Suite::aes_128_gcm_sha256 ? 16 : 32; }
+std::size_t key_length(Suite suite) noexcept {
+  return suite == Suite::aes_128_gcm_sha256 ? 16 : 32;
+}
 
-std::size_t hash_length(Suite suite) noexcept { return suite == Suite::aes_256_gcm_sha384 ? 48 : 32; }
+std::size_t hash_length(Suite suite) noexcept {
+  return suite == Suite::aes_256_gcm_sha384 ? 48 : 32;
+}
 
 std::uint64_t record_limit(Suite suite) noexcept {
   return suite == Suite::chacha20_poly1305_sha256 ? UINT64_MAX : std::uint64_t{1} << 24;
