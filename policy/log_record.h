@@ -16,12 +16,12 @@ inline constexpr std::uint32_t kLogRingSize = 256;  // events kept, a power of t
 
 enum class Direction : std::uint8_t { none, inbound, outbound };
 enum class Event : std::uint8_t {
-  refused,     // a connection inlay did not let happen
-  cut,         // a session ended by an error
-  accepted,    // a session came up
-  closed,      // a session ended normally
-  plaintext,   // a connection let through in the clear
-  notice,      // anything else worth a line
+  refused,    // a connection inlay did not let happen
+  cut,        // a session ended by an error
+  accepted,   // a session came up
+  closed,     // a session ended normally
+  plaintext,  // a connection let through in the clear
+  notice,     // anything else worth a line
 };
 
 // Strings are NUL-terminated, truncated to fit.
@@ -34,12 +34,12 @@ struct LogRecord {
   Reason reason;
   Direction direction;
   Event event;
-  std::uint8_t local_address[16];   // IPv6 or IPv4-mapped, network order
+  std::uint8_t local_address[16];  // IPv6 or IPv4-mapped, network order
   std::uint8_t remote_address[16];
   std::uint16_t local_port;
   std::uint16_t remote_port;
   std::uint32_t fd;
-  std::uint64_t bytes_in;   // application bytes, for closed and cut
+  std::uint64_t bytes_in;  // application bytes, for closed and cut
   std::uint64_t bytes_out;
   char rule[48];
   char peer_id[160];
@@ -56,8 +56,8 @@ struct LogFile {
   char inlay_version[16];
   char executable[256];
   char own_id[160];
-  std::atomic<std::uint64_t> next;  // number of the next event
-  std::atomic<std::uint64_t> counters[128];   // by Reason: connections
+  std::atomic<std::uint64_t> next;           // number of the next event
+  std::atomic<std::uint64_t> counters[128];  // by Reason: connections
   std::atomic<std::uint64_t> sessions_open;
   LogRecord ring[kLogRingSize];
 };

@@ -4,14 +4,20 @@
 
 #include <span>
 #include <string>
-
 #include <tl/expected.hpp>
 
 #include "policy/policy.h"
 
 namespace inlay::policy {
 
-enum class SnapshotError : std::uint8_t { too_short, wrong_magic, wrong_version, checksum, malformed };
+enum class SnapshotError : std::uint8_t {
+  too_short,
+  wrong_magic,
+  wrong_version,
+  checksum,
+  malformed,
+  out_of_memory,
+};
 std::string_view sentence(SnapshotError error) noexcept;
 
 std::string serialize(const Policy &policy);

@@ -1,9 +1,9 @@
+#include "policy/reason.h"
+
 #include <doctest/doctest.h>
 
 #include <set>
 #include <string>
-
-#include "policy/reason.h"
 
 using inlay::policy::kReasonCount;
 using inlay::policy::Reason;
