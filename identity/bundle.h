@@ -1,6 +1,8 @@
 // Trust bundles: the X.509 authorities of one trust domain each (SPIFFE Trust Domain and Bundle §4).
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>

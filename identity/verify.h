@@ -1,6 +1,8 @@
 // Verification of a peer's X.509-SVID, clause by clause (X509-SVID §5; RFC 5280 §6).
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <ctime>
 #include <string>
 #include <string_view>
@@ -29,7 +31,7 @@ enum class VerifyError : std::uint8_t {
   untrusted,             // no RFC 5280 path to an authority of that bundle
   intermediate,          // an intermediate is no CA, breaks pathLen or name constraints
   weak,                  // RSA below 2048, a curve other than P-256/P-384, SHA-1, unknown key
-  chain_too_long,        // more certificates or bytes than the limits in verify.cc
+  chain_too_long,        // more certificates or bytes than the limits below
   internal,
 };
 
@@ -41,10 +43,20 @@ struct VerifyFailure {
   std::string detail;  // may name the certificate's subject, ID or dates; one line; never secret
 };
 
-// `chain`: leaf first, as the peer sent it. `now`: seconds since the epoch.
-// Not-before slack: 60 s, for clock skew. Thread-safe.
+// The most a peer may send; more is chain_too_long, before any of it is looked at. Duplicates count.
+inline constexpr int kMaxChainCertificates = 8;
+inline constexpr std::size_t kMaxChainBytes = 32768;  // all certificates, as DER
+inline constexpr std::time_t kNotBeforeSlack = 60;    // seconds, for clock skew
+
+// `chain`: leaf first, the rest in any order, duplicates allowed. `now`: seconds since the epoch.
+// The bundle of the leaf's own trust domain is the only one looked at, and any certificate in it,
+// root or not, may end the path. Thread-safe.
 tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) *chain,
                                                        const BundleSet &bundles, std::time_t now);
+
+// The rules for the leaf alone (X509-SVID §4 and §5.2): all that can be said without a bundle and
+// without the time.
+tl::expected<SpiffeId, VerifyFailure> check_leaf(const X509 *leaf);
 
 // The leaf's SPIFFE ID without judging anything else: for logs and for `inlay doctor`.
 tl::expected<SpiffeId, VerifyFailure> spiffe_id_of(const X509 *leaf);
