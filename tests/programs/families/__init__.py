@@ -1,0 +1,1 @@
+"""One file per family of programs; each registers its cases when imported."""

@@ -1,0 +1,1 @@
+"""What every case uses: processes, identities, ports, the recording tap, the log."""

@@ -1,0 +1,243 @@
+"""What a case is given: a folder, ports, identities, processes, taps and the log; and the clean end."""
+
+import json
+import os
+import pathlib
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+
+from harness.process import Process, descendants, until
+from harness.tap import Tap
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+SCRIPTS = ROOT / "tests" / "programs" / "scripts"
+PYTHON = "/usr/bin/python3"  # the distribution's, whatever else is in PATH
+TRUST_DOMAIN = "programs.inlay"
+
+
+def spiffe_id(path):
+    return f"spiffe://{TRUST_DOMAIN}/{path}"
+
+
+class Context:
+    def __init__(self, name, folder, build, plain, authority):
+        self.name = name
+        self.folder = pathlib.Path(folder)
+        self.build = pathlib.Path(build)
+        self.inlay_command = self.build / "tools" / "inlay"
+        self.library = self.build / "shim" / "libinlay.so"
+        self.plain = plain  # nothing runs under inlay: proves the case itself
+        self.authority = authority
+        self.canary = b"CANARY-" + secrets.token_hex(16).encode()
+        self.processes = []
+        self.taps = []
+        self._reserved = []
+        self._config_number = 0
+        runtime = self.folder / "runtime"
+        runtime.mkdir(mode=0o700)
+        # A bare environment: no proxies, no locale of the machine.
+        self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "HOME": str(self.folder), "TMPDIR": str(self.folder), "LANG": "C.UTF-8",
+                    "XDG_RUNTIME_DIR": str(runtime)}
+
+    # --- ports ---
+
+    def port(self):
+        """A free port of 127.0.0.1, kept from others until the case ends.
+
+        A bound socket that never listens keeps it: with SO_REUSEADDR and SO_REUSEPORT the program
+        under test may bind and listen beside it, while a search like this one finds it taken.
+        Below the ephemeral range, so no outgoing connection can sit on it.
+        """
+        for _ in range(200):
+            number = 10000 + secrets.randbelow(20000)
+            probe = socket.socket()
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            finally:
+                probe.close()
+            keeper = socket.socket()
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            keeper.bind(("127.0.0.1", number))
+            self._reserved.append(keeper)
+            return number
+        raise AssertionError("no free port")
+
+    def until_listening(self, port, process):
+        """Waits for a listener by looking, not by connecting: a probe would be a client."""
+
+        def listening():
+            if process.status is not None:
+                raise AssertionError(f"{process.name} ended before it listened on {port}")
+            wanted = f":{port:04X} "
+            for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+                with open(table, encoding="ascii") as rows:
+                    for row in rows:
+                        fields = row.split()
+                        if fields[3] == "0A" and (fields[1] + " ").endswith(wanted):
+                            return True
+            return False
+
+        until(listening, f"{process.name} to listen on {port}")
+
+    def tap(self, target_port):
+        tap = Tap(target_port, self.canary)
+        self.taps.append(tap)
+        return tap
+
+    # --- identities and configurations ---
+
+    def issue(self, path, ttl=None):
+        """The folder with svid.pem, key.pem and bundle.pem of spiffe://programs.inlay/PATH."""
+        out = self.folder / "svid" / path.replace("/", "_")
+        if not out.exists() or ttl:
+            out.mkdir(parents=True, exist_ok=True)
+            self.checked([self.inlay_command, "ca", "issue", "--dir", self.authority, "--id",
+                          spiffe_id(path), "--out", out] + (["--ttl", ttl] if ttl else []))
+        return out
+
+    def config(self, path, inbound=(), outbound=(), default="deny"):
+        """Writes the configuration of the workload PATH; rules are dictionaries. None if plain."""
+        if self.plain:
+            return None
+        svid = self.issue(path)
+        lines = [f'trust_domain = "{TRUST_DOMAIN}"', "", "[identity]",
+                 f'svid = "{svid}/svid.pem"', f'key = "{svid}/key.pem"',
+                 f'bundle = "{svid}/bundle.pem"', "", "[defaults]",
+                 f'inbound = "{default}"', f'outbound = "{default}"']
+        for table, rules in (("inbound", inbound), ("outbound", outbound)):
+            for rule in rules:
+                lines += ["", f"[[{table}]]"]
+                lines += [f"{key} = {json.dumps(value)}" for key, value in rule.items()]
+        self._config_number += 1
+        file = self.folder / f"{path.replace('/', '_')}-{self._config_number}.toml"
+        file.write_text("\n".join(lines) + "\n")
+        return file
+
+    def server_config(self, port, allow="client", own="server"):
+        """Strict on its port, for the one identity."""
+        return self.config(own, inbound=[{"name": "service", "port": port, "mode": "strict",
+                                          "allow": [spiffe_id(allow)]}])
+
+    def client_config(self, port, expect="server", own="client"):
+        """Strict towards the port (the tap's, usually), expecting the one identity."""
+        return self.config(own, outbound=[{"name": "to the service", "to": ["127.0.0.1"],
+                                           "port": port, "mode": "strict",
+                                           "expect": [spiffe_id(expect)]}])
+
+    # --- processes ---
+
+    def under(self, argv, config):
+        """The command line that runs argv under inlay; argv itself without a configuration."""
+        if config is None:
+            return list(argv)
+        return [self.inlay_command, "run", "--config", config, "--", *argv]
+
+    def start(self, name, argv, config=None, **options):
+        names = [process.name for process in self.processes]
+        if name in names:
+            name += f"-{len(names)}"
+        options.setdefault("env", self.env)
+        process = Process(name, self.under(argv, config), folder=self.folder, config=config,
+                          **options)
+        self.processes.append(process)
+        return process
+
+    def finish(self, process, timeout=120):
+        """Waits for its end and returns its status."""
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{process.name} did not end in {timeout} s") from None
+
+    def succeed(self, process, timeout=120):
+        """Waits for it to end well; returns its output."""
+        status = self.finish(process, timeout)
+        if status != 0:
+            raise AssertionError(f"{process.name} ended with {status}")
+        return process.stdout
+
+    def checked(self, argv):
+        """Runs a tool of ours, outside inlay, to its end."""
+        done = subprocess.run([str(part) for part in argv], env=self.env, capture_output=True,
+                              timeout=60, check=False)
+        if done.returncode != 0:
+            raise AssertionError(f"{' '.join(map(str, argv))}: status {done.returncode}: "
+                                 f"{done.stderr.decode()}")
+        return done.stdout
+
+    # --- the log ---
+
+    def events(self):
+        """All events of the processes of this case, as `inlay log --json` prints them."""
+        done = subprocess.run([self.inlay_command, "log", "--json"], env=self.env,
+                              capture_output=True, timeout=60, check=False)
+        return [json.loads(line) for line in done.stdout.decode().splitlines() if line.strip()]
+
+    def expect_event(self, process=None, **wanted):
+        """Waits for an event with these values; a set of values means one of them."""
+        if self.plain:
+            return None
+
+        def matches(event):
+            if process is not None and event["pid"] != process.pid and \
+                    event["pid"] not in descendants(process.pid):
+                return False
+            return all(event.get(key) in value if isinstance(value, (set, frozenset))
+                       else event.get(key) == value for key, value in wanted.items())
+
+        return until(lambda: next(filter(matches, self.events()), None),
+                     f"the event {wanted}" + (f" of {process.name}" if process else ""), 20)
+
+    # --- what the tap must and must not have seen ---
+
+    def check_wire(self):
+        """Under inlay: no canary and TLS records only. Without: the canary, so the check works."""
+        streams = [stream for tap in self.taps for stream in tap.streams]
+        seen = [stream.label for stream in streams if stream.canary_at is not None]
+        if self.plain:
+            assert seen, "without inlay the canary should have crossed the tap in the clear"
+            return
+        assert not seen, f"the canary crossed in the clear: {seen}"
+        for stream in streams:
+            assert stream.records.error is None, f"{stream.label}: {stream.records.error}"
+
+    # --- the end ---
+
+    def close(self):
+        """Stops everything; returns the command lines of what was left beside it."""
+        for process in reversed(self.processes):
+            process.stop()
+        for tap in self.taps:
+            tap.stop()
+        left = []
+        for pid in descendants(os.getpid()):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    left.append(f"{pid}: {file.read().replace(bytes(1), b' ').decode()}")
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError, FileNotFoundError):
+                pass
+        for keeper in self._reserved:
+            keeper.close()
+        return [line for line in left if not line.endswith(": ")]  # without the zombies
+
+    def report(self):
+        """Everything that helps to understand a failure."""
+        lines = [process.report() for process in self.processes]
+        lines += [tap.report() for tap in self.taps]
+        if not self.plain:
+            try:
+                events = self.events()
+            except (OSError, ValueError) as error:
+                events = [f"unreadable: {error}"]
+            lines.append(f"  inlay log, {len(events)} events:")
+            lines += [f"    {event}" for event in events[-30:]]
+        print("\n".join(lines), file=sys.stderr)
