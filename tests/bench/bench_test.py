@@ -24,15 +24,21 @@ class Ratios(unittest.TestCase):
         self.assertIsNone(report.ratio({0: 20.0}, {}))
         self.assertIsNone(report.ratio({0: 20.0}, {0: 0.0}))
 
+    def test_best_ratio_takes_the_fastest_of_each(self):
+        self.assertEqual(report.best_ratio([30.0, 20.0], [10.0, 40.0], "lower"), 2.0)
+        self.assertEqual(report.best_ratio([30.0, 20.0], [10.0, 40.0], "higher"), 0.75)
+        self.assertIsNone(report.best_ratio([30.0], [], "lower"))
+
     def test_summary_has_spread_and_both_ratios(self):
         figures = report.summarise({"plaintext": {0: sample(10.0, 4.0), 1: sample(12.0, 4.0)},
                                     "native": {0: sample(20.0, 6.0), 1: sample(24.0, 6.0)},
-                                    "broken": {}})
+                                    "broken": {}}, "lower")
         self.assertEqual(sorted(figures), ["native", "plaintext"])
         native = figures["native"]
         self.assertEqual((native["value"]["median"], native["value"]["min"],
                           native["value"]["max"]), (22.0, 20.0, 24.0))
         self.assertEqual(native["value"]["to_plaintext"]["median"], 2.0)
+        self.assertEqual(native["value"]["best_to_plaintext"], 2.0)
         self.assertEqual(native["value"]["to_native"]["median"], 1.0)
         self.assertEqual(native["cpu_us_per_operation"]["to_plaintext"]["median"], 1.5)
 
