@@ -22,7 +22,6 @@ Commands:
   run      start a program with an identity
   doctor   say beforehand what inlay will do to a program, and what it cannot
   log      show what was refused, cut or let through, and why
-  policy   check a configuration, explain what it does with a connection
   agent    start the node agent (inlay-agent)
 
 Example: a development authority, an identity, a program that uses it
@@ -63,7 +62,6 @@ int main(int argc, char **argv) {
   app.set_version_flag("--version", "inlay " INLAY_VERSION);
   add_run_command(app);
   add_agent_command(app);
-  add_policy_command(app);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;

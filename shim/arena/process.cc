@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 #include "shim/arena/lock.h"
-#include "shim/arena/kernel.h"
+#include "shim/session/kernel.h"
 
 namespace inlay::shim {
 namespace {

@@ -1,0 +1,62 @@
+// What a program started from here gets: its environment with inlay's variables back in it, and a
+// judgement whether the preload can reach it at all. Nothing here allocates from the host's malloc;
+// exec may be called in a vfork child.
+#pragma once
+
+#include <cstddef>
+
+#include "shim/boot/heap.h"
+
+namespace inlay::shim::boot {
+
+// Copies what is inlay's from the environment the process was started with. Once, at boot.
+void remember_environment(char *const environment[]) noexcept;
+
+enum class Target : unsigned char {
+  reachable,     // or not there, or not readable: the kernel will say
+  static_image,  // no dynamic loader
+  privileged,    // setuid, setgid or file capabilities: the loader drops the preload
+  foreign,       // another C library or machine
+};
+
+// INLAY_STRICT=1: what the preload cannot reach does not start.
+void remember_strictness(bool strict) noexcept;
+
+Target judge_target(const char *path) noexcept;
+Target judge_target_at(int directory, const char *path, int flags) noexcept;
+// As execvp finds it.
+Target judge_target_in_path(const char *file) noexcept;
+// Logs a target the preload cannot reach. False: it must not start (INLAY_STRICT=1).
+bool may_start(Target target, const char *path) noexcept;
+
+// --- the repair ---------------------------------------------------------------------------------
+
+struct Repair {
+  std::size_t entries = 0;  // room for the pointers, terminating null included
+  std::size_t text = 0;     // room for strings made anew
+};
+// Entries is 0 when the environment may be used as it is.
+Repair plan_repair(char *const environment[]) noexcept;
+void repair(char *const environment[], char **entries, char *text) noexcept;
+
+// Runs `start(environment)` with the repaired one. Small ones live on the stack.
+template <typename Start>
+int with_repaired(char *const environment[], Start start) {
+  constexpr std::size_t kOnStack = 8192;  // bytes: thread stacks may be 16 KiB
+  Repair plan = plan_repair(environment);
+  if (plan.entries == 0) return start(environment);
+  std::size_t size = plan.entries * sizeof(char *) + plan.text;
+  char *large = size > kOnStack ? static_cast<char *>(allocate(size)) : nullptr;
+  char *room = large;
+  if (large == nullptr) {
+    if (size > kOnStack) return start(environment);
+    room = static_cast<char *>(__builtin_alloca_with_align(size, 64));
+  }
+  auto **entries = reinterpret_cast<char **>(room);
+  repair(environment, entries, room + plan.entries * sizeof(char *));
+  int result = start(entries);
+  release(large);
+  return result;
+}
+
+}  // namespace inlay::shim::boot

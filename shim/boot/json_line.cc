@@ -1,0 +1,179 @@
+#include "shim/boot/json_line.h"
+
+#include <arpa/inet.h>
+
+#include <cstring>
+#include <ctime>
+#include <string_view>
+
+#include "policy/reason.h"
+
+namespace inlay::shim::boot {
+namespace {
+
+class Line {
+ public:
+  Line(char *text, std::size_t size) noexcept : text_(text), size_(size) {}
+
+  void raw(std::string_view text) noexcept {
+    for (char c : text) put(c);
+  }
+  void number(std::uint64_t value) noexcept {
+    char digits[20];
+    std::size_t length = 0;
+    do digits[length++] = static_cast<char>('0' + value % 10);
+    while ((value /= 10) != 0);
+    while (length > 0) put(digits[--length]);
+  }
+  void padded(std::uint64_t value, int width) noexcept {
+    std::uint64_t unit = 1;
+    for (int i = 1; i < width; ++i) unit *= 10;
+    for (; unit != 0; unit /= 10) put(static_cast<char>('0' + value / unit % 10));
+  }
+  // RFC 8259 §7. Bytes outside ASCII are escaped one by one: names may hold anything.
+  void string(std::string_view text) noexcept {
+    constexpr const char kHex[] = "0123456789abcdef";
+    put('"');
+    for (char c : text) {
+      auto byte = static_cast<unsigned char>(c);
+      if (c == '"' || c == '\\') {
+        put('\\');
+        put(c);
+      } else if (byte < 0x20 || byte >= 0x7f) {
+        raw("\\u00");
+        put(kHex[byte >> 4]);
+        put(kHex[byte & 15]);
+      } else {
+        put(c);
+      }
+    }
+    put('"');
+  }
+  std::size_t length() const noexcept { return length_; }
+
+ private:
+  void put(char c) noexcept {
+    if (length_ < size_) text_[length_++] = c;
+  }
+  char *text_;
+  std::size_t size_;
+  std::size_t length_ = 0;
+};
+
+std::string_view event_name(policy::Event event) noexcept {
+  switch (event) {
+    case policy::Event::refused:
+      return "refused";
+    case policy::Event::cut:
+      return "cut";
+    case policy::Event::accepted:
+      return "accepted";
+    case policy::Event::closed:
+      return "closed";
+    case policy::Event::plaintext:
+      return "plaintext";
+    case policy::Event::notice:
+      return "notice";
+  }
+  return "unknown";
+}
+
+// RFC 3339 in UTC, milliseconds. gmtime_r takes the C library's time zone lock; this does not.
+void put_time(Line &line, std::int64_t time_ns) noexcept {
+  std::int64_t seconds = time_ns / 1'000'000'000;
+  std::int64_t days = seconds / 86400;
+  std::int64_t rest = seconds % 86400;
+  // Days to a civil date, years starting in March so that the leap day is the last.
+  std::int64_t shifted = days + 719468;
+  std::int64_t era = shifted / 146097;
+  std::int64_t day_of_era = shifted - era * 146097;
+  std::int64_t year_of_era =
+      (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+  std::int64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+  std::int64_t month_from_march = (5 * day_of_year + 2) / 153;
+  std::int64_t day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+  std::int64_t month = month_from_march < 10 ? month_from_march + 3 : month_from_march - 9;
+  std::int64_t year = year_of_era + era * 400 + (month <= 2 ? 1 : 0);
+  auto part = [&line](std::int64_t value, int width, const char *after) {
+    line.padded(static_cast<std::uint64_t>(value), width);
+    line.raw(after);
+  };
+  part(year, 4, "-");
+  part(month, 2, "-");
+  part(day, 2, "T");
+  part(rest / 3600, 2, ":");
+  part(rest / 60 % 60, 2, ":");
+  part(rest % 60, 2, ".");
+  part(time_ns / 1'000'000 % 1000, 3, "Z");
+}
+
+void put_endpoint(Line &line, const char *key, const std::uint8_t *address,
+                  std::uint16_t port) noexcept {
+  constexpr std::uint8_t kNone[16] = {};
+  constexpr std::uint8_t kMapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (port == 0 && std::memcmp(address, kNone, sizeof kNone) == 0) return;
+  char text[INET6_ADDRSTRLEN] = {};
+  bool v4 = std::memcmp(address, kMapped, sizeof kMapped) == 0;
+  if (v4) {
+    inet_ntop(AF_INET, address + 12, text, sizeof text);
+  } else {
+    inet_ntop(AF_INET6, address, text, sizeof text);
+  }
+  line.raw(",\"");
+  line.raw(key);
+  line.raw(v4 ? "\":\"" : "\":\"[");
+  line.raw(text);
+  line.raw(v4 ? ":" : "]:");
+  line.number(port);
+  line.raw("\"");
+}
+
+void put_text(Line &line, const char *key, const char *text) noexcept {
+  if (text[0] == '\0') return;
+  line.raw(",\"");
+  line.raw(key);
+  line.raw("\":");
+  line.string(text);
+}
+
+}  // namespace
+
+std::size_t format_json_line(const policy::LogRecord &record, std::uint32_t pid, char *text,
+                             std::size_t size) noexcept {
+  Line line(text, size - 1);  // the newline always fits
+  line.raw("{\"time\":\"");
+  put_time(line, record.time_ns);
+  line.raw("\",\"pid\":");
+  line.number(pid);
+  line.raw(",\"tid\":");
+  line.number(record.tid);
+  line.raw(",\"event\":\"");
+  line.raw(event_name(record.event));
+  line.raw("\",\"reason\":\"");
+  line.raw(policy::name(record.reason));
+  line.raw("\"");
+  if (record.direction != policy::Direction::none) {
+    line.raw(record.direction == policy::Direction::inbound ? ",\"direction\":\"inbound\""
+                                                            : ",\"direction\":\"outbound\"");
+  }
+  if (static_cast<std::int32_t>(record.fd) >= 0) {
+    line.raw(",\"fd\":");
+    line.number(record.fd);
+  }
+  put_endpoint(line, "local", record.local_address, record.local_port);
+  put_endpoint(line, "remote", record.remote_address, record.remote_port);
+  put_text(line, "rule", record.rule);
+  put_text(line, "peer", record.peer_id);
+  put_text(line, "detail", record.detail);
+  if (record.event == policy::Event::closed || record.event == policy::Event::cut) {
+    line.raw(",\"bytes_in\":");
+    line.number(record.bytes_in);
+    line.raw(",\"bytes_out\":");
+    line.number(record.bytes_out);
+  }
+  line.raw(",\"version\":\"" INLAY_VERSION "\"}");
+  text[line.length()] = '\n';
+  return line.length() + 1;
+}
+
+}  // namespace inlay::shim::boot

@@ -1,0 +1,260 @@
+#include "shim/boot/log.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+
+#include "policy/reason.h"
+#include "shim/arena/lock.h"
+#include "shim/arena/process.h"
+#include "shim/boot/json_line.h"
+#include "shim/boot/kernel.h"
+
+namespace inlay::shim::boot {
+namespace {
+
+using policy::LogFile;
+using policy::LogRecord;
+
+constexpr std::size_t kPathSize = 512;
+
+struct Log {
+  std::atomic<LogFile *> file{nullptr};
+  std::atomic<std::uint32_t> epoch{0};  // fork epoch the file was made in
+  std::atomic<bool> making{false};
+  char path[kPathSize] = {};  // "" when the file is private memory
+  const char *json_file = "";
+  char own_id[sizeof LogFile::own_id] = {};
+};
+constinit Log g_log;
+
+void copy_text(char *to, std::size_t room, std::string_view text) noexcept {
+  std::size_t length = text.size() < room - 1 ? text.size() : room - 1;
+  if (length > 0) std::memcpy(to, text.data(), length);
+  to[length] = '\0';
+}
+
+// Appends to a path; false when it does not fit.
+bool append(char *path, std::string_view text) noexcept {
+  std::size_t length = std::strlen(path);
+  if (length + text.size() + 1 > kPathSize) return false;
+  std::memcpy(path + length, text.data(), text.size());
+  path[length + text.size()] = '\0';
+  return true;
+}
+bool append(char *path, std::uint64_t number) noexcept {
+  char digits[20];
+  std::size_t length = 0;
+  do digits[sizeof digits - ++length] = static_cast<char>('0' + number % 10);
+  while ((number /= 10) != 0);
+  return append(path, std::string_view(digits + sizeof digits - length, length));
+}
+
+// Field 22 of /proc/PID/stat, counted behind the command's name, which may hold anything.
+std::uint64_t start_time_of_process() noexcept {
+  char text[1024];
+  long fd =
+      kernel::call(SYS_openat, AT_FDCWD, kernel::word("/proc/self/stat"), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  long length = kernel::call(SYS_read, fd, kernel::word(text), sizeof text - 1);
+  kernel::close(static_cast<int>(fd));
+  if (length <= 0) return 0;
+  text[length] = '\0';
+  const char *at = std::strrchr(text, ')');
+  if (at == nullptr) return 0;
+  for (int field = 2; field < 22; ++field) {
+    at = std::strchr(at + 1, ' ');
+    if (at == nullptr) return 0;
+  }
+  std::uint64_t value = 0;
+  for (++at; *at >= '0' && *at <= '9'; ++at) {
+    value = value * 10 + static_cast<std::uint64_t>(*at - '0');
+  }
+  return value;
+}
+
+bool is_folder(const char *path) noexcept {
+  struct stat info {};
+  return kernel::call(SYS_newfstatat, AT_FDCWD, kernel::word(path), kernel::word(&info),
+                      AT_SYMLINK_NOFOLLOW) == 0 &&
+         S_ISDIR(info.st_mode);
+}
+
+// /run/inlay (sticky and open to all; root makes it), else the user's own runtime folder.
+bool choose_folder(char *path) noexcept {
+  constexpr const char kShared[] = "/run/inlay";
+  path[0] = '\0';
+  if (kernel::call(SYS_geteuid) == 0 &&
+      kernel::call(SYS_mkdirat, AT_FDCWD, kernel::word(kShared), 01777) == 0) {
+    // mkdir obeys the umask.
+    kernel::call(SYS_fchmodat, AT_FDCWD, kernel::word(kShared), 01777);
+  }
+  if (is_folder(kShared) &&
+      kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(kShared), W_OK | X_OK) == 0) {
+    return append(path, kShared);
+  }
+  const char *own = std::getenv("XDG_RUNTIME_DIR");
+  if (own == nullptr || own[0] != '/' || !append(path, own) || !append(path, "/inlay")) {
+    return false;
+  }
+  kernel::call(SYS_mkdirat, AT_FDCWD, kernel::word(path), 0700);
+  return is_folder(path);
+}
+
+LogFile *map(int fd, int flags) noexcept {
+  long base = kernel::call(SYS_mmap, 0, sizeof(LogFile), PROT_READ | PROT_WRITE, flags, fd, 0);
+  return base < 0 && base > -4096 ? nullptr : reinterpret_cast<LogFile *>(base);
+}
+
+LogFile *make_file(char *path, std::uint64_t start_time) noexcept {
+  if (!choose_folder(path) || !append(path, "/") || !append(path, process_id()) ||
+      !append(path, "-") || !append(path, start_time) || !append(path, ".log")) {
+    path[0] = '\0';
+    return nullptr;
+  }
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), kFlags, 0600);
+  // The same process before an exec left one: it is the same pid and start time.
+  if (fd == -EEXIST) {
+    kernel::call(SYS_unlinkat, AT_FDCWD, kernel::word(path), 0);
+    fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), kFlags, 0600);
+  }
+  LogFile *file = nullptr;
+  if (fd >= 0) {
+    if (kernel::call(SYS_ftruncate, fd, sizeof(LogFile)) == 0) {
+      file = map(static_cast<int>(fd), MAP_SHARED);
+    }
+    kernel::close(static_cast<int>(fd));
+  }
+  if (file == nullptr) path[0] = '\0';
+  return file;
+}
+
+void fill_header(LogFile &file, std::uint64_t start_time) noexcept {
+  file.version = policy::kLogVersion;
+  file.ring_size = policy::kLogRingSize;
+  file.pid = process_id();
+  file.record_size = sizeof(LogRecord);
+  file.start_time = start_time;
+  copy_text(file.inlay_version, sizeof file.inlay_version, INLAY_VERSION);
+  kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word("/proc/self/exe"),
+               kernel::word(file.executable), sizeof file.executable - 1);
+  copy_text(file.own_id, sizeof file.own_id, g_log.own_id);
+  std::atomic_thread_fence(std::memory_order_release);
+  file.magic = policy::kLogMagic;
+}
+
+// This process's file; made on its first event after a fork. Null while another thread makes it.
+LogFile *current_file() noexcept {
+  LogFile *file = g_log.file.load(std::memory_order_acquire);
+  std::uint32_t epoch = fork_epoch();
+  if (file != nullptr && g_log.epoch.load(std::memory_order_acquire) == epoch) return file;
+  // A vfork child writes into its parent's, which fork_epoch() already gives.
+  if (g_log.making.exchange(true, std::memory_order_acquire)) return nullptr;
+  std::uint64_t start_time = start_time_of_process();
+  LogFile *made = make_file(g_log.path, start_time);
+  if (made == nullptr) made = map(-1, MAP_PRIVATE | MAP_ANONYMOUS);
+  if (made != nullptr) {
+    fill_header(*made, start_time);
+    g_log.file.store(made, std::memory_order_release);
+    g_log.epoch.store(epoch, std::memory_order_release);
+  }
+  g_log.making.store(false, std::memory_order_release);
+  return made;
+}
+
+void count(LogFile &file, policy::Reason reason) noexcept {
+  auto index = static_cast<std::size_t>(reason);
+  if (index < sizeof file.counters / sizeof file.counters[0]) {
+    file.counters[index].fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+void fill(LogRecord &record, const LogFields &fields) noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  record.time_ns = now.tv_sec * 1'000'000'000L + now.tv_nsec;
+  record.tid = current_thread_id();
+  record.reason = fields.reason;
+  record.direction = fields.direction;
+  record.event = fields.event;
+  std::memcpy(record.local_address, fields.local_address, sizeof record.local_address);
+  std::memcpy(record.remote_address, fields.remote_address, sizeof record.remote_address);
+  record.local_port = fields.local_port;
+  record.remote_port = fields.remote_port;
+  record.fd = static_cast<std::uint32_t>(fields.fd);
+  record.bytes_in = fields.bytes_in;
+  record.bytes_out = fields.bytes_out;
+  copy_text(record.rule, sizeof record.rule, fields.rule);
+  copy_text(record.peer_id, sizeof record.peer_id, fields.peer_id);
+  copy_text(record.detail, sizeof record.detail, fields.detail);
+}
+
+// One write of one line: O_APPEND keeps lines of several processes whole.
+void write_json(const LogRecord &record) noexcept {
+  char line[kJsonLineSize];
+  std::size_t length = format_json_line(record, process_id(), line, sizeof line);
+  long fd = kernel::call(
+      SYS_openat, AT_FDCWD, kernel::word(g_log.json_file),
+      O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+  if (fd < 0) return;
+  kernel::call(SYS_write, fd, kernel::word(line), static_cast<long>(length));
+  kernel::close(static_cast<int>(fd));
+}
+
+}  // namespace
+
+void log_event(const LogFields &fields) noexcept {
+  LogFile *file = current_file();
+  if (file == nullptr) return;
+  count(*file, fields.reason);
+  std::uint64_t number = file->next.fetch_add(1, std::memory_order_relaxed);
+  LogRecord &record = file->ring[number % policy::kLogRingSize];
+  record.sequence.store(0, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  fill(record, fields);
+  record.sequence.store(number + 1, std::memory_order_release);
+  if (g_log.json_file[0] != '\0') {
+    LogRecord copy{};
+    fill(copy, fields);
+    write_json(copy);
+  }
+}
+
+void log_count(policy::Reason reason) noexcept {
+  if (LogFile *file = current_file()) count(*file, reason);
+}
+
+void log_sessions(std::int64_t change) noexcept {
+  if (LogFile *file = current_file()) {
+    file->sessions_open.fetch_add(static_cast<std::uint64_t>(change), std::memory_order_relaxed);
+  }
+}
+
+void log_own_id(std::string_view id) noexcept {
+  copy_text(g_log.own_id, sizeof g_log.own_id, id);
+  LogFile *file = g_log.file.load(std::memory_order_acquire);
+  if (file != nullptr) copy_text(file->own_id, sizeof file->own_id, id);
+}
+
+void start_log(const char *json_file) noexcept {
+  g_log.json_file = json_file;
+  current_file();
+}
+
+void end_log() noexcept {
+  LogFile *file = g_log.file.load(std::memory_order_acquire);
+  if (file == nullptr || g_log.path[0] == '\0') return;
+  if (g_log.epoch.load(std::memory_order_acquire) != fork_epoch()) return;
+  if (file->next.load(std::memory_order_relaxed) != 0) return;
+  kernel::call(SYS_unlinkat, AT_FDCWD, kernel::word(g_log.path), 0);
+}
+
+}  // namespace inlay::shim::boot

@@ -1,0 +1,17 @@
+// Streams of the C library over TCP sockets: cookie streams whose functions are the hooks.
+#pragma once
+
+#include <cstdio>
+
+namespace inlay::shim::boot {
+
+// As fdopen(): null with errno on failure. fileno() of the stream is `fd`; fclose closes it.
+FILE *open_socket_stream(int fd, const char *mode) noexcept;
+bool is_socket_stream(FILE *stream) noexcept;
+// After dup2 onto 0, 1 or 2, and at boot: stdin, stdout or stderr becomes such a stream when the
+// number is a TCP socket now, and the plain one again when it no longer is.
+void refresh_standard_stream(int fd) noexcept;
+// At exit, before the C library forgets them.
+void flush_socket_streams() noexcept;
+
+}  // namespace inlay::shim::boot

@@ -1,0 +1,178 @@
+// Whether the preload reaches a program about to start: what `inlay run` checks from outside, for
+// programs started from inside. Direct system calls only: this runs in vfork children.
+
+#include <elf.h>
+#include <fcntl.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "shim/boot/environment.h"
+#include "shim/boot/kernel.h"
+#include "shim/boot/level.h"
+#include "shim/boot/log.h"
+
+namespace inlay::shim::boot {
+namespace {
+
+constexpr int kMaxInterpreters = 4;     // BINPRM_BUF: the kernel follows as many
+constexpr std::size_t kHeadSize = 256;  // of a script the kernel reads (BINPRM_BUF_SIZE)
+constexpr std::size_t kMaxHeaders = 32;
+
+constinit bool g_strict = false;
+
+#if defined(__x86_64__)
+constexpr Elf64_Half kMachine = EM_X86_64;
+#else
+constexpr Elf64_Half kMachine = EM_AARCH64;
+#endif
+
+class Opened {
+ public:
+  explicit Opened(long fd) noexcept : fd_(static_cast<int>(fd)) {}
+  ~Opened() {
+    if (fd_ >= 0) kernel::close(fd_);
+  }
+  Opened(const Opened &) = delete;
+  Opened &operator=(const Opened &) = delete;
+  int get() const noexcept { return fd_; }
+  long read_at(void *buffer, std::size_t size, std::uint64_t offset) const noexcept {
+    return kernel::call(SYS_pread64, fd_, kernel::word(buffer), static_cast<long>(size),
+                        static_cast<long>(offset));
+  }
+
+ private:
+  int fd_;
+};
+
+long effective_uid() noexcept { return kernel::call(SYS_geteuid); }
+
+// The loader drops the preload for a program that gains privilege (AT_SECURE).
+bool gains_privilege(const Opened &file, const struct stat &info) noexcept {
+  long uid = effective_uid();
+  if ((info.st_mode & S_ISUID) != 0 && static_cast<long>(info.st_uid) != uid) return true;
+  if ((info.st_mode & S_ISGID) != 0 && (info.st_mode & S_IXGRP) != 0 &&
+      static_cast<long>(info.st_gid) != kernel::call(SYS_getegid)) {
+    return true;
+  }
+  if (uid == 0) return false;
+  return kernel::call(SYS_fgetxattr, file.get(), kernel::word("security.capability"), 0, 0) > 0;
+}
+
+bool is_loader(const char *path) noexcept {
+  const char *slash = path == nullptr ? nullptr : std::strrchr(path, '/');
+  const char *name = slash == nullptr ? path : slash + 1;
+  return name != nullptr && std::strncmp(name, "ld-linux", 8) == 0;
+}
+
+Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path) noexcept {
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine) {
+    return Target::foreign;
+  }
+  if (header.e_phentsize != sizeof(Elf64_Phdr)) return Target::reachable;
+  Elf64_Phdr headers[kMaxHeaders];
+  std::size_t count = header.e_phnum < kMaxHeaders ? header.e_phnum : kMaxHeaders;
+  auto size = static_cast<long>(count * sizeof headers[0]);
+  if (file.read_at(headers, static_cast<std::size_t>(size), header.e_phoff) != size) {
+    return Target::reachable;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    if (headers[i].p_type != PT_INTERP) continue;
+    char interpreter[kHeadSize] = {};
+    file.read_at(interpreter, sizeof interpreter - 1, headers[i].p_offset);
+    return is_loader(interpreter) ? Target::reachable : Target::foreign;
+  }
+  // The loader run as a program honours the preload.
+  return is_loader(path) ? Target::reachable : Target::static_image;
+}
+
+Target judge_file(int directory, const char *path, int flags, int depth) noexcept {
+  int open_flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+  if ((flags & AT_SYMLINK_NOFOLLOW) != 0) open_flags |= O_NOFOLLOW;
+  char own[32];
+  if (path[0] == '\0' && (flags & AT_EMPTY_PATH) != 0) {
+    // By its number, without moving its offset.
+    constexpr const char kPrefix[] = "/proc/self/fd/";
+    std::memcpy(own, kPrefix, sizeof kPrefix);
+    char digits[12];
+    std::size_t length = 0;
+    unsigned number = static_cast<unsigned>(directory);
+    do digits[length++] = static_cast<char>('0' + number % 10);
+    while ((number /= 10) != 0);
+    char *end = own + sizeof kPrefix - 1;
+    while (length > 0) *end++ = digits[--length];
+    *end = '\0';
+    path = own;
+    directory = AT_FDCWD;
+  }
+  Opened file(kernel::call(SYS_openat, directory, kernel::word(path), open_flags));
+  if (file.get() < 0) return Target::reachable;
+  struct stat info {};
+  if (kernel::call(SYS_fstat, file.get(), kernel::word(&info)) != 0 || !S_ISREG(info.st_mode)) {
+    return Target::reachable;
+  }
+  alignas(Elf64_Ehdr) char head[kHeadSize] = {};
+  long length = file.read_at(head, sizeof head - 1, 0);
+  if (length < 4) return Target::reachable;
+  if (head[0] == '#' && head[1] == '!') {
+    if (depth >= kMaxInterpreters) return Target::reachable;
+    char *begin = head + 2 + std::strspn(head + 2, " \t");
+    begin[std::strcspn(begin, " \t\n")] = '\0';
+    return judge_file(AT_FDCWD, begin, 0, depth + 1);
+  }
+  if (std::memcmp(head, ELFMAG, SELFMAG) != 0) return Target::reachable;
+  if (gains_privilege(file, info)) return Target::privileged;
+  if (length < static_cast<long>(sizeof(Elf64_Ehdr))) return Target::reachable;
+  return judge_elf(file, *reinterpret_cast<const Elf64_Ehdr *>(head), path);
+}
+
+}  // namespace
+
+void remember_strictness(bool strict) noexcept { g_strict = strict; }
+
+Target judge_target_at(int directory, const char *path, int flags) noexcept {
+  if (!active() || path == nullptr) return Target::reachable;
+  return judge_file(directory, path, flags, 0);
+}
+
+Target judge_target(const char *path) noexcept { return judge_target_at(AT_FDCWD, path, 0); }
+
+Target judge_target_in_path(const char *file) noexcept {
+  if (!active() || file == nullptr) return Target::reachable;
+  if (std::strchr(file, '/') != nullptr) return judge_target(file);
+  std::size_t name_length = std::strlen(file);
+  const char *list = std::getenv("PATH");
+  if (list == nullptr) list = "/bin:/usr/bin";
+  while (true) {
+    std::size_t length = std::strcspn(list, ":");
+    char path[4096];
+    if (length + name_length + 2 <= sizeof path) {
+      // An empty entry is the current folder.
+      std::memcpy(path, list, length);
+      if (length > 0) path[length++] = '/';
+      std::memcpy(path + length, file, name_length + 1);
+      if (kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(path), X_OK) == 0) {
+        return judge_target(path);
+      }
+    }
+    list += std::strcspn(list, ":");
+    if (*list == '\0') return Target::reachable;
+    ++list;
+  }
+}
+
+bool may_start(Target target, const char *path) noexcept {
+  if (target == Target::reachable) return true;
+  LogFields fields;
+  fields.event = g_strict ? policy::Event::refused : policy::Event::notice;
+  fields.reason = policy::Reason::exec_unprotected;
+  fields.detail = path;
+  log_event(fields);
+  return !g_strict;
+}
+
+}  // namespace inlay::shim::boot

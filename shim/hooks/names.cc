@@ -1,0 +1,99 @@
+// Name look-ups: what the process resolved lets policy match names. The look-ups themselves are
+// the C library's own and stay as they are.
+
+#include <netinet/in.h>
+
+#include <cstring>
+
+#include "shim/hooks/hook.h"
+
+using namespace inlay::shim;
+
+namespace {
+
+bool learning() { return boot::active() && wants_names(); }
+
+void learn(const char *name, const addrinfo *list) {
+  if (name == nullptr || !learning()) return;
+  int saved = errno;
+  for (; list != nullptr; list = list->ai_next) {
+    learn_name(name, list->ai_addr, list->ai_addrlen);
+  }
+  errno = saved;
+}
+
+void learn(const char *name, const hostent *entry) {
+  if (name == nullptr || entry == nullptr || !learning()) return;
+  int saved = errno;
+  for (char **at = entry->h_addr_list; *at != nullptr; ++at) {
+    if (entry->h_addrtype == AF_INET) {
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      std::memcpy(&address.sin_addr, *at, sizeof address.sin_addr);
+      learn_name(name, reinterpret_cast<sockaddr *>(&address), sizeof address);
+    } else if (entry->h_addrtype == AF_INET6) {
+      sockaddr_in6 address{};
+      address.sin6_family = AF_INET6;
+      std::memcpy(&address.sin6_addr, *at, sizeof address.sin6_addr);
+      learn_name(name, reinterpret_cast<sockaddr *>(&address), sizeof address);
+    }
+  }
+  errno = saved;
+}
+
+}  // namespace
+
+extern "C" {
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
+                struct addrinfo **result) {
+  int error = bound().getaddrinfo(node, service, hints, result);
+  if (error == 0) learn(node, *result);
+  return error;
+}
+
+// With GAI_NOWAIT the answers come later; programs fetch each with gai_error().
+int getaddrinfo_a(int mode, struct gaicb *requests[], int count, struct sigevent *event) {
+  int error = bound().getaddrinfo_a(mode, requests, count, event);
+  if (mode != GAI_WAIT) return error;
+  for (int i = 0; i < count; ++i) {
+    if (requests[i] != nullptr && next.gai_error(requests[i]) == 0) {
+      learn(requests[i]->ar_name, requests[i]->ar_result);
+    }
+  }
+  return error;
+}
+
+int gai_error(struct gaicb *request) {
+  int error = bound().gai_error(request);
+  if (error == 0) learn(request->ar_name, request->ar_result);
+  return error;
+}
+
+struct hostent *gethostbyname(const char *name) {
+  hostent *entry = bound().gethostbyname(name);
+  learn(name, entry);
+  return entry;
+}
+
+struct hostent *gethostbyname2(const char *name, int family) {
+  hostent *entry = bound().gethostbyname2(name, family);
+  learn(name, entry);
+  return entry;
+}
+
+int gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_t length,
+                    struct hostent **result, int *error) {
+  int status = bound().gethostbyname_r(name, entry, buffer, length, result, error);
+  if (status == 0) learn(name, *result);
+  return status;
+}
+
+int gethostbyname2_r(const char *name, int family, struct hostent *entry, char *buffer,
+                     size_t length, struct hostent **result, int *error) {
+  int status = bound().gethostbyname2_r(name, family, entry, buffer, length, result, error);
+  if (status == 0) learn(name, *result);
+  return status;
+}
+
+}  // extern "C"

@@ -1,0 +1,197 @@
+// Leaving the process's image: _exit, exec, posix_spawn; and the calls inlay must know of to keep
+// its own threads and system calls out of the way.
+//
+// exit(), return from main and quick_exit() need no hook: boot/ registers a last handler. fork is
+// followed through pthread_atfork. vfork must not be wrapped: the child would return through a
+// frame the parent still needs.
+
+#include <linux/seccomp.h>
+#include <sys/syscall.h>
+
+#include "shim/boot/environment.h"
+#include "shim/boot/sandbox.h"
+#include "shim/hooks/hook.h"
+#include "shim/session/fork.h"
+
+using namespace inlay::shim;
+
+namespace {
+
+// Of a vfork child the sessions are the parent's: they stay.
+void before_exec() {
+  if (boot::active() && !in_foreign_process()) flush_everything(true);
+}
+
+void before_exit() {
+  if (boot::active() && !in_foreign_process()) flush_everything(false);
+}
+
+int execute(const char *path, char *const arguments[], char *const environment[]) {
+  bound();
+  boot::Target target = boot::judge_target(path);
+  if (!boot::may_start(target, path)) return fail(EACCES);
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    before_exec();
+    return next.execve(path, arguments, repaired);
+  });
+}
+
+int execute_in_path(const char *file, char *const arguments[], char *const environment[]) {
+  bound();
+  boot::Target target = boot::judge_target_in_path(file);
+  if (!boot::may_start(target, file)) return fail(EACCES);
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    before_exec();
+    return next.execvpe(file, arguments, repaired);
+  });
+}
+
+// The argument list of the execl family on the stack: exec may be called where malloc may not.
+// Calls `run(arguments, list)` with `list` behind the terminating null.
+template <typename Run>
+int with_list(const char *first, va_list list, Run run) {
+  va_list counting;
+  va_copy(counting, list);
+  std::size_t count = 1;
+  while (va_arg(counting, const char *) != nullptr) ++count;
+  va_end(counting);
+  auto **arguments = static_cast<char **>(__builtin_alloca((count + 1) * sizeof(char *)));
+  arguments[0] = const_cast<char *>(first);
+  for (std::size_t i = 1; i <= count; ++i) arguments[i] = va_arg(list, char *);
+  return run(arguments);
+}
+
+}  // namespace
+
+extern "C" {
+
+void _exit(int status) {
+  before_exit();
+  bound()._exit(status);
+  __builtin_unreachable();
+}
+
+void _Exit(int status) {
+  before_exit();
+  bound()._Exit(status);
+  __builtin_unreachable();
+}
+
+int execve(const char *path, char *const arguments[], char *const environment[]) {
+  return execute(path, arguments, environment);
+}
+
+int execv(const char *path, char *const arguments[]) { return execute(path, arguments, environ); }
+
+int execvp(const char *file, char *const arguments[]) {
+  return execute_in_path(file, arguments, environ);
+}
+
+int execvpe(const char *file, char *const arguments[], char *const environment[]) {
+  return execute_in_path(file, arguments, environment);
+}
+
+int execl(const char *path, const char *argument, ...) {
+  va_list list;
+  va_start(list, argument);
+  int result = with_list(argument, list,
+                         [&](char **arguments) { return execute(path, arguments, environ); });
+  va_end(list);
+  return result;
+}
+
+int execle(const char *path, const char *argument, ...) {
+  va_list list;
+  va_start(list, argument);
+  va_list behind;
+  va_copy(behind, list);
+  while (va_arg(behind, const char *) != nullptr) {
+  }
+  auto **environment = va_arg(behind, char **);
+  va_end(behind);
+  int result = with_list(argument, list,
+                         [&](char **arguments) { return execute(path, arguments, environment); });
+  va_end(list);
+  return result;
+}
+
+int execlp(const char *file, const char *argument, ...) {
+  va_list list;
+  va_start(list, argument);
+  int result = with_list(
+      argument, list, [&](char **arguments) { return execute_in_path(file, arguments, environ); });
+  va_end(list);
+  return result;
+}
+
+int execveat(int directory, const char *path, char *const arguments[], char *const environment[],
+             int flags) {
+  if (bound().execveat == nullptr) return fail(ENOSYS);
+  boot::Target target = boot::judge_target_at(directory, path, flags);
+  if (!boot::may_start(target, path)) return fail(EACCES);
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    before_exec();
+    return next.execveat(directory, path, arguments, repaired, flags);
+  });
+}
+
+int fexecve(int fd, char *const arguments[], char *const environment[]) {
+  bound();
+  boot::Target target = boot::judge_target_at(fd, "", AT_EMPTY_PATH);
+  if (!boot::may_start(target, "")) return fail(EACCES);
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    before_exec();
+    return next.fexecve(fd, arguments, repaired);
+  });
+}
+
+int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+                const posix_spawnattr_t *attributes, char *const arguments[],
+                char *const environment[]) {
+  bound();
+  boot::Target target = boot::judge_target(path);
+  if (!boot::may_start(target, path)) return EACCES;
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    return next.posix_spawn(pid, path, actions, attributes, arguments, repaired);
+  });
+}
+
+int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const arguments[],
+                 char *const environment[]) {
+  bound();
+  boot::Target target = boot::judge_target_in_path(file);
+  if (!boot::may_start(target, file)) return EACCES;
+  return boot::with_repaired(environment, [&](char *const repaired[]) {
+    return next.posix_spawnp(pid, file, actions, attributes, arguments, repaired);
+  });
+}
+
+int prctl(int option, ...) {
+  va_list list;
+  va_start(list, option);
+  unsigned long a = va_arg(list, unsigned long), b = va_arg(list, unsigned long),
+                c = va_arg(list, unsigned long), d = va_arg(list, unsigned long);
+  va_end(list);
+  int result = next.prctl(option, a, b, c, d);
+  if (option == PR_SET_SECCOMP && result == 0) boot::note_sandbox();
+  return result;
+}
+
+int unshare(int flags) {
+  if (!boot::active() || in_foreign_process()) return bound().unshare(flags);
+  helper_park();
+  int result = next.unshare(flags);
+  helper_unpark();
+  return result;
+}
+
+int setns(int fd, int kind) {
+  if (!boot::active() || in_foreign_process()) return bound().setns(fd, kind);
+  helper_park();
+  int result = next.setns(fd, kind);
+  helper_unpark();
+  return result;
+}
+
+}  // extern "C"

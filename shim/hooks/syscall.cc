@@ -1,0 +1,136 @@
+// syscall(2) as a function: known numbers go through the hooks, everything else to the kernel as it
+// came. Refusing unknown numbers would break programs for no gain.
+
+#include <linux/aio_abi.h>
+#include <sys/syscall.h>
+
+#include "shim/boot/sandbox.h"
+#include "shim/hooks/hook.h"
+
+using namespace inlay::shim;
+
+namespace {
+
+template <typename T>
+T *at(long value) {
+  return reinterpret_cast<T *>(value);
+}
+int number_of(long value) { return static_cast<int>(value); }
+size_t size_of(long value) { return static_cast<size_t>(value); }
+socklen_t length_of(long value) { return static_cast<socklen_t>(value); }
+
+// Kernel asynchronous I/O on a managed socket would put bytes on the wire as they are.
+bool submits_managed(long count, iocb *const *requests) {
+  for (long i = 0; i < count; ++i) {
+    int fd = static_cast<int>(requests[i]->aio_fildes);
+    if (Slot *slot = managed(fd)) {
+      note_unsupported(*slot, fd, "io_submit");
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+extern "C" long syscall(long number, ...) {
+  va_list list;
+  va_start(list, number);
+  long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long),
+       d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
+  va_end(list);
+  int fd = number_of(a);
+  switch (boot::active() ? number : -1) {
+    case SYS_read:
+      return read(fd, at<void>(b), size_of(c));
+    case SYS_readv:
+      return readv(fd, at<iovec>(b), number_of(c));
+    // The offset comes in two halves; on a 64-bit machine the low one is all of it.
+    case SYS_preadv2:
+      return preadv2(fd, at<iovec>(b), number_of(c), d, number_of(f));
+    case SYS_recvfrom:
+      return recvfrom(fd, at<void>(b), size_of(c), number_of(d), at<sockaddr>(e), at<socklen_t>(f));
+    case SYS_recvmsg:
+      return recvmsg(fd, at<msghdr>(b), number_of(c));
+    case SYS_recvmmsg:
+      return recvmmsg(fd, at<mmsghdr>(b), static_cast<unsigned>(c), number_of(d), at<timespec>(e));
+    case SYS_write:
+      return write(fd, at<void>(b), size_of(c));
+    case SYS_writev:
+      return writev(fd, at<iovec>(b), number_of(c));
+    case SYS_pwritev2:
+      return pwritev2(fd, at<iovec>(b), number_of(c), d, number_of(f));
+    case SYS_sendto:
+      return sendto(fd, at<void>(b), size_of(c), number_of(d), at<sockaddr>(e), length_of(f));
+    case SYS_sendmsg:
+      return sendmsg(fd, at<msghdr>(b), number_of(c));
+    case SYS_sendmmsg:
+      return sendmmsg(fd, at<mmsghdr>(b), static_cast<unsigned>(c), number_of(d));
+    case SYS_sendfile:
+      return sendfile64(fd, number_of(b), at<off64_t>(c), size_of(d));
+    case SYS_splice:
+      return splice(fd, at<off64_t>(b), number_of(c), at<off64_t>(d), size_of(e),
+                    static_cast<unsigned>(f));
+    case SYS_io_submit:
+      if (submits_managed(b, at<iocb *>(c))) return fail(EINVAL);
+      break;
+    case SYS_connect:
+      return connect(fd, at<sockaddr>(b), length_of(c));
+#ifdef SYS_accept
+    case SYS_accept:
+      return accept(fd, at<sockaddr>(b), at<socklen_t>(c));
+#endif
+    case SYS_accept4:
+      return accept4(fd, at<sockaddr>(b), at<socklen_t>(c), number_of(d));
+    case SYS_getsockopt:
+      return getsockopt(fd, number_of(b), number_of(c), at<void>(d), at<socklen_t>(e));
+    case SYS_setsockopt:
+      return setsockopt(fd, number_of(b), number_of(c), at<void>(d), length_of(e));
+    case SYS_ioctl:
+      return ioctl(fd, static_cast<unsigned long>(b), c);
+    case SYS_shutdown:
+      return shutdown(fd, number_of(b));
+    case SYS_socket:
+      return socket(number_of(a), number_of(b), number_of(c));
+    case SYS_socketpair:
+      return socketpair(number_of(a), number_of(b), number_of(c), at<int>(d));
+    case SYS_pidfd_getfd:
+      return pidfd_getfd(fd, number_of(b), static_cast<unsigned>(c));
+    case SYS_close:
+      return close(fd);
+    case SYS_close_range:
+      return close_range(static_cast<unsigned>(a), static_cast<unsigned>(b), number_of(c));
+    case SYS_dup:
+      return dup(fd);
+#ifdef SYS_dup2
+    case SYS_dup2:
+      return dup2(fd, number_of(b));
+#endif
+    case SYS_dup3:
+      return dup3(fd, number_of(b), number_of(c));
+    case SYS_fcntl:
+      return fcntl(fd, number_of(b), c);
+    case SYS_epoll_ctl:
+      return epoll_ctl(fd, number_of(b), number_of(c), at<epoll_event>(d));
+    case SYS_execve:
+      return execve(at<char>(a), at<char *>(b), at<char *>(c));
+    case SYS_execveat:
+      return execveat(fd, at<char>(b), at<char *>(c), at<char *>(d), number_of(e));
+    case SYS_exit_group:
+      _exit(number_of(a));
+    case SYS_prctl:
+      return prctl(number_of(a), b, c, d, e);
+    case SYS_seccomp: {
+      long result = next.syscall(number, a, b, c);
+      if (result >= 0) boot::note_sandbox();
+      return result;
+    }
+    case SYS_unshare:
+      return unshare(number_of(a));
+    case SYS_setns:
+      return setns(fd, number_of(b));
+    default:
+      break;
+  }
+  return next.syscall(number, a, b, c, d, e, f);
+}
