@@ -1,5 +1,6 @@
 """What a case is given: a folder, ports, identities, processes, taps and the log; and the clean end."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from harness.process import Process, descendants, until
 from harness.tap import Tap
@@ -20,6 +22,13 @@ TRUST_DOMAIN = "programs.inlay"
 
 def spiffe_id(path):
     return f"spiffe://{TRUST_DOMAIN}/{path}"
+
+
+def nanoseconds(timestamp):
+    """Since the epoch, of RFC 3339 in UTC with any fraction."""
+    whole, _, fraction = timestamp.rstrip("Z").partition(".")
+    seconds = datetime.datetime.fromisoformat(whole + "+00:00").timestamp()
+    return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
 
 
 class Context:
@@ -36,6 +45,8 @@ class Context:
         self.taps = []
         self._reserved = []
         self._config_number = 0
+        self._begin = time.time_ns()
+        self._pids = set()  # of every process of this case that was seen
         runtime = self.folder / "runtime"
         runtime.mkdir(mode=0o700)
         # A bare environment: no proxies, no locale of the machine.
@@ -175,10 +186,17 @@ class Context:
     # --- the log ---
 
     def events(self):
-        """All events of the processes of this case, as `inlay log --json` prints them."""
+        """All events of the processes of this case, as `inlay log --json` prints them.
+
+        It prints those of other cases as well, and of earlier processes with the same pids.
+        """
+        self._pids |= {process.pid for process in self.processes}
+        self._pids.update(descendants(os.getpid()))
         done = subprocess.run([self.inlay_command, "log", "--json"], env=self.env,
                               capture_output=True, timeout=60, check=False)
-        return [json.loads(line) for line in done.stdout.decode().splitlines() if line.strip()]
+        events = [json.loads(line) for line in done.stdout.decode().splitlines()]
+        return [event for event in events
+                if event["pid"] in self._pids and nanoseconds(event["time"]) >= self._begin]
 
     def expect_event(self, process=None, **wanted):
         """Waits for an event with these values; a set of values means one of them."""
