@@ -10,9 +10,8 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
-
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "identity/file_source.h"
 #include "identity/verify.h"
@@ -45,16 +44,16 @@ class Credentials {
 
 enum class HandshakeError : std::uint8_t {
   none,
-  not_tls,               // the first bytes are no TLS record
-  version,               // no TLS 1.3 in common
-  alpn,                  // the peer offers protocols, none of them ours
+  not_tls,  // the first bytes are no TLS record
+  version,  // no TLS 1.3 in common
+  alpn,     // the peer offers protocols, none of them ours
   no_certificate,
-  certificate,           // see verify_failure
-  not_authorised,        // Judge said no
-  key_proof,             // CertificateVerify or Finished does not verify
-  alert_received,        // see alert
+  certificate,     // see verify_failure
+  not_authorised,  // Judge said no
+  key_proof,       // CertificateVerify or Finished does not verify
+  alert_received,  // see alert
   record_overflow,
-  protocol,              // any other violation
+  protocol,  // any other violation
   own_svid_expired,
   internal,
 };
@@ -64,7 +63,7 @@ struct HandshakeFailure {
   HandshakeError error = HandshakeError::none;
   std::optional<Alert> alert;  // received from the peer
   std::optional<identity::VerifyFailure> verify;
-  std::string detail;          // one line, never secret
+  std::string detail;  // one line, never secret
 };
 
 // What a finished handshake leaves behind.
@@ -78,12 +77,13 @@ struct Established {
 
 class Handshake {
  public:
-  // Asked with the peer's verified SPIFFE ID before this side sends anything that reveals more
-  // than it must: the client judges before it sends its own certificate. A server judges there too
-  // when `judge` is given; its refusal reaches the client as an alert.
+  // Asked once with the peer's SPIFFE ID when its chain is verified and it has proved that it holds
+  // the key; an empty one allows. A client asks before it sends its own certificate, a server when
+  // the handshake is over (the client's is over too, so the refusal is the first record the client
+  // reads). Either way the peer gets access_denied.
   using Judge = std::function<bool(const identity::SpiffeId &peer)>;
 
-  // Null when out of memory.
+  // Null when out of memory. With an expired SVID of our own it fails at the first advance().
   static std::unique_ptr<Handshake> start(std::shared_ptr<const Credentials> credentials, Role role,
                                           Judge judge);
   ~Handshake();
@@ -96,13 +96,13 @@ class Handshake {
   // the stream and stops exactly after the last record of the handshake: `consumed` says how many
   // bytes were taken; on need_input an incomplete record at the end is not taken (see
   // bytes_wanted), on finished what follows belongs to the session. Appends what must be sent to
-  // `output`, alerts on failure included.
+  // `output`, alerts on failure included. Nothing is sent to a peer that does not speak TLS.
   Progress advance(std::span<const std::uint8_t> input, std::size_t &consumed,
                    std::vector<std::uint8_t> &output);
   // How many bytes the next whole record needs from its first byte; 5 while its header is unknown.
   std::size_t bytes_wanted() const noexcept;
 
-  // After finished; once only.
+  // After finished; once only. Holds secrets: cleanse the copies of the TrafficStates.
   Established take_established();
   // After failed.
   const HandshakeFailure &failure() const noexcept;

@@ -1,5 +1,5 @@
-// Handshake messages after the handshake (RFC 8446 §4.6): KeyUpdate is acted on, NewSessionTicket is
-// swallowed, everything else is a protocol violation. Plain data: lives in shared memory.
+// Handshake messages after the handshake (RFC 8446 §4.6): KeyUpdate is acted on, NewSessionTicket
+// is swallowed, everything else is a protocol violation. Plain data: lives in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,10 @@ enum class PostHandshakeEvent : std::uint8_t {
 };
 
 struct PostHandshake {
-  std::uint8_t header[4] = {};        // of a message that spans records
+  std::uint8_t header[4] = {};  // of a message that spans records
   std::uint8_t header_length = 0;
-  std::uint32_t remaining = 0;        // body bytes still to swallow
-  std::uint32_t idle_records = 0;     // records without data since the last application data
+  std::uint32_t remaining = 0;     // body bytes still to swallow
+  std::uint32_t idle_records = 0;  // records without data since the last application data
   Alert alert = Alert::unexpected_message;
 
   // Takes the plaintext of one handshake record. A KeyUpdate must end its record (§5.1), so at most

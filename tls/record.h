@@ -2,14 +2,13 @@
 // Knows nothing of sockets: bytes in, bytes out. No allocation after RecordCipher::make.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
-
-#include <sys/uio.h>
-
 #include <tl/expected.hpp>
 
 #include "tls/alert.h"
@@ -26,7 +25,7 @@ enum class ContentType : std::uint8_t {
 };
 
 inline constexpr std::size_t kHeaderLength = 5;
-inline constexpr std::size_t kMaxPlaintext = 16384;              // §5.1
+inline constexpr std::size_t kMaxPlaintext = 16384;                 // §5.1
 inline constexpr std::size_t kMaxCiphertext = kMaxPlaintext + 256;  // §5.2
 inline constexpr std::size_t kMaxRecord = kHeaderLength + kMaxCiphertext;
 // Header, inner content type and tag: what protection adds to a record's plaintext.
@@ -39,7 +38,7 @@ struct TrafficState {
   Suite suite = Suite::none;
   std::uint16_t key_generation = 0;  // grows with each KeyUpdate
   std::uint32_t reserved = 0;
-  std::uint64_t sequence = 0;        // of the next record
+  std::uint64_t sequence = 0;  // of the next record
   std::array<std::uint8_t, kMaxSecretLength> secret{};
   std::array<std::uint8_t, kMaxKeyLength> key{};
   std::array<std::uint8_t, kIvLength> iv{};
@@ -55,15 +54,15 @@ bool update(TrafficState &state) noexcept;
 bool update_due(const TrafficState &state) noexcept;
 
 enum class RecordError : std::uint8_t {
-  incomplete,         // parse_header only: fewer than 5 bytes
-  not_tls,            // the first bytes are no TLS record (plaintext peer)
-  overflow,           // longer than §5.2 allows -> record_overflow alert
-  unexpected_type,    // outer type other than application_data after the handshake; inner type
-                      // unknown, or an alert or handshake record without content (§5.1)
-  bad_mac,            // does not authenticate -> bad_record_mac
-  no_content_type,    // inner plaintext is all zeros (§5.4) -> unexpected_message
-  too_short,          // shorter than type and tag, or not as long as its header says
-  limit,              // the sequence number is used up
+  incomplete,       // parse_header only: fewer than 5 bytes
+  not_tls,          // the first bytes are no TLS record (plaintext peer)
+  overflow,         // longer than §5.2 allows -> record_overflow alert
+  unexpected_type,  // outer type other than application_data after the handshake; inner type
+                    // unknown, or an alert or handshake record without content (§5.1)
+  bad_mac,          // does not authenticate -> bad_record_mac
+  no_content_type,  // inner plaintext is all zeros (§5.4) -> unexpected_message
+  too_short,        // shorter than type and tag, or not as long as its header says
+  limit,            // the sequence number is used up
   internal,
 };
 // The alert to fail with; meaningless for incomplete.
@@ -114,8 +113,7 @@ class RecordCipher {
 
   // As open(), for a record in two pieces (`head` was read earlier, `rest` now), cut anywhere.
   // `out` must not overlap either.
-  tl::expected<Opened, RecordError> open(std::uint64_t sequence,
-                                         std::span<const std::uint8_t> head,
+  tl::expected<Opened, RecordError> open(std::uint64_t sequence, std::span<const std::uint8_t> head,
                                          std::span<const std::uint8_t> rest,
                                          std::uint8_t *out) noexcept;
 

@@ -1,0 +1,240 @@
+#include "tls/handshake.h"
+
+#include <openssl/err.h>
+
+#include <algorithm>
+#include <array>
+#include <new>
+
+#include "tls/credentials_state.h"
+#include "tls/handshake_context.h"
+
+namespace inlay::tls {
+namespace {
+
+// All a peer may send before its handshake is over: its largest certificate message and ample room
+// for the rest. Bounds what it can make OpenSSL work on.
+constexpr std::size_t kMaxHandshakeBytes = 128 * 1024;
+
+// Enough of a first record to tell TLS from any other protocol (§5.1: a handshake record, or the
+// alert of a peer that refuses at once).
+bool may_be_tls(std::span<const std::uint8_t> bytes) noexcept {
+  if (!bytes.empty() && bytes[0] != static_cast<std::uint8_t>(ContentType::handshake) &&
+      bytes[0] != static_cast<std::uint8_t>(ContentType::alert))
+    return false;
+  return bytes.size() < 2 || bytes[1] == 3;
+}
+
+Suite suite_of(const SSL *ssl) noexcept {
+  const SSL_CIPHER *cipher = SSL_get_current_cipher(ssl);
+  if (cipher == nullptr) return Suite::none;
+  switch (const auto suite = static_cast<Suite>(SSL_CIPHER_get_protocol_id(cipher))) {
+    case Suite::aes_128_gcm_sha256:
+    case Suite::aes_256_gcm_sha384:
+    case Suite::chacha20_poly1305_sha256:
+      return suite;
+    default:
+      return Suite::none;
+  }
+}
+
+// Seals an alert as the first record under `secret`. Nothing is appended when OpenSSL fails.
+void append_first_alert(Suite suite, const Secret &secret, Alert alert,
+                        std::vector<std::uint8_t> &output) {
+  TrafficState state;
+  if (!derive(state, suite, secret.view())) return;
+  const auto cipher = RecordCipher::make(state, true);
+  OPENSSL_cleanse(&state, sizeof state);
+  auto message = encode(alert);
+  std::array<std::uint8_t, message.size() + kRecordOverhead> record;
+  const iovec parts[] = {{message.data(), message.size()}};
+  if (cipher != nullptr &&
+      cipher->seal(0, ContentType::alert, parts, 0, message.size(), record.data()) != 0)
+    output.insert(output.end(), record.begin(), record.end());
+}
+
+}  // namespace
+
+struct Handshake::State {
+  std::shared_ptr<const Credentials> credentials;  // keeps the SSL_CTX and the material alive
+  HandshakeContext context;
+  identity::SslPtr ssl;
+  BIO *input = nullptr;   // owned by ssl
+  BIO *output = nullptr;  // owned by ssl
+  Progress progress = Progress::need_input;
+  bool started = false;
+  std::size_t taken = 0;  // bytes of the peer, all calls
+  std::size_t wanted = kHeaderLength;
+  std::optional<Established> established;
+  HandshakeFailure failure;
+
+  ~State() {
+    if (!established) return;
+    OPENSSL_cleanse(&established->send, sizeof established->send);
+    OPENSSL_cleanse(&established->receive, sizeof established->receive);
+  }
+
+  Progress fail(HandshakeFailure why) {
+    failure = std::move(why);
+    ssl.reset();
+    return progress = Progress::failed;
+  }
+  Progress fail(HandshakeError error, std::string detail) {
+    return fail(HandshakeFailure{error, {}, {}, std::move(detail)});
+  }
+
+  Progress advance(std::span<const std::uint8_t> bytes, std::size_t &consumed,
+                   std::vector<std::uint8_t> &out);
+  Progress step(std::vector<std::uint8_t> &out);
+  Progress refuse_server(std::vector<std::uint8_t> &out);
+  Progress finish(std::vector<std::uint8_t> &out);
+  void drain(std::vector<std::uint8_t> &out);
+};
+
+void Handshake::State::drain(std::vector<std::uint8_t> &out) {
+  char *data = nullptr;
+  const long length = BIO_get_mem_data(output, &data);
+  if (length > 0) out.insert(out.end(), data, data + length);
+  (void)BIO_reset(output);
+}
+
+Handshake::Progress Handshake::State::step(std::vector<std::uint8_t> &out) {
+  ERR_clear_error();
+  const int done = SSL_do_handshake(ssl.get());
+  const int result = SSL_get_error(ssl.get(), done);
+  const std::size_t out_before = out.size();
+  drain(out);
+  if (context.role == Role::client && context.not_authorised) out.resize(out_before);
+  if (done == 1) return finish(out);
+  if (result == SSL_ERROR_WANT_READ) return Progress::need_input;
+  return fail(classify(context, ssl.get(), result));
+}
+
+// The client's judge said no. What OpenSSL made since then was an empty Certificate and a Finished,
+// and step() dropped them, so the alert is record 0 of the client's handshake keys.
+Handshake::Progress Handshake::State::refuse_server(std::vector<std::uint8_t> &out) {
+  append_first_alert(suite_of(ssl.get()), context.client_handshake, Alert::access_denied, out);
+  return fail(HandshakeError::not_authorised, context.peer->uri());
+}
+
+Handshake::Progress Handshake::State::finish(std::vector<std::uint8_t> &out) {
+  const bool client = context.role == Role::client;
+  const Secret &send = client ? context.client_traffic : context.server_traffic;
+  const Secret &receive = client ? context.server_traffic : context.client_traffic;
+  const Suite suite = suite_of(ssl.get());
+  if (!context.peer) return fail(HandshakeError::internal, "no peer after the handshake");
+  if (client && context.not_authorised) return refuse_server(out);
+  // Mutual, or not at all: a server that does not ask would not know who this workload is.
+  if (client && !context.certificate_requested) {
+    append_first_alert(suite, send, Alert::handshake_failure, out);
+    return fail(HandshakeError::protocol, "the server did not ask for a client certificate");
+  }
+  // A server judges here, after the client has proved its key: the client's handshake is over as
+  // well, so the refusal is a record of application data's keys.
+  if (!client && !ask_judge(context)) {
+    append_first_alert(suite, send, Alert::access_denied, out);
+    return fail(HandshakeError::not_authorised, context.peer->uri());
+  }
+  const unsigned char *alpn = nullptr;
+  unsigned alpn_length = 0;
+  SSL_get0_alpn_selected(ssl.get(), &alpn, &alpn_length);
+  established.emplace(
+      Established{{}, {}, std::move(*context.peer), context.peer_not_after, alpn_length != 0});
+  if (!derive(established->send, suite, send.view()) ||
+      !derive(established->receive, suite, receive.view())) {
+    established.reset();
+    return fail(HandshakeError::internal, "cannot derive the traffic keys");
+  }
+  ssl.reset();
+  return progress = Progress::finished;
+}
+
+Handshake::Progress Handshake::State::advance(std::span<const std::uint8_t> bytes,
+                                              std::size_t &consumed,
+                                              std::vector<std::uint8_t> &out) {
+  if (!started) {
+    started = true;
+    if (context.role == Role::client && step(out) != Progress::need_input) return progress;
+  }
+  for (;;) {
+    const std::span<const std::uint8_t> rest = bytes.subspan(consumed);
+    wanted = kHeaderLength;
+    if (taken == 0 && !may_be_tls(rest))
+      return fail(HandshakeError::not_tls, "the first bytes are no TLS record");
+    const auto header = parse_header(rest);
+    if (!header && header.error() == RecordError::incomplete) return Progress::need_input;
+    // A header that no record may have goes to OpenSSL all the same: it knows the alert to send.
+    const std::size_t length = kHeaderLength + (header ? header->length : 0);
+    if (taken + length > kMaxHandshakeBytes)
+      return fail(HandshakeError::protocol, "the handshake is longer than any good one");
+    wanted = length;
+    if (rest.size() < length) return Progress::need_input;
+    if (BIO_write(input, rest.data(), static_cast<int>(length)) != static_cast<int>(length))
+      return fail(HandshakeError::internal, "out of memory");
+    consumed += length;
+    taken += length;
+    if (step(out) != Progress::need_input) return progress;
+    if (!header) {
+      const bool overflow = header.error() == RecordError::overflow;
+      return fail(overflow ? HandshakeError::record_overflow : HandshakeError::protocol,
+                  "a record header that TLS does not allow");
+    }
+  }
+}
+
+Handshake::Handshake(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Handshake::~Handshake() = default;
+
+std::unique_ptr<Handshake> Handshake::start(std::shared_ptr<const Credentials> credentials,
+                                            Role role, Judge judge) try {
+  if (credentials == nullptr) return nullptr;
+  auto state = std::make_unique<State>();
+  state->ssl.reset(SSL_new(credentials->state_->context.get()));
+  identity::BioPtr input(BIO_new(BIO_s_mem()));
+  identity::BioPtr output(BIO_new(BIO_s_mem()));
+  if (state->ssl == nullptr || input == nullptr || output == nullptr) return nullptr;
+  state->input = input.get();
+  state->output = output.get();
+  SSL_set_bio(state->ssl.get(), input.release(), output.release());
+  state->context.material = &credentials->material();
+  state->context.role = role;
+  state->context.judge = std::move(judge);
+  SSL_set_app_data(state->ssl.get(), &state->context);
+  if (role == Role::client)
+    SSL_set_connect_state(state->ssl.get());
+  else
+    SSL_set_accept_state(state->ssl.get());
+  state->credentials = std::move(credentials);
+  if (state->context.material->svid.not_after <= std::time(nullptr))
+    state->fail(HandshakeError::own_svid_expired, state->context.material->svid.id.uri());
+  return std::unique_ptr<Handshake>(new Handshake(std::move(state)));
+} catch (...) {
+  return nullptr;
+}
+
+Handshake::Progress Handshake::advance(std::span<const std::uint8_t> input, std::size_t &consumed,
+                                       std::vector<std::uint8_t> &output) {
+  consumed = 0;
+  if (state_->progress != Progress::need_input) return state_->progress;
+  try {
+    return state_->advance(input, consumed, output);
+  } catch (...) {  // out of memory; the message has no heap part
+    state_->failure = HandshakeFailure{HandshakeError::internal, {}, {}, {}};
+    state_->ssl.reset();
+    return state_->progress = Progress::failed;
+  }
+}
+
+std::size_t Handshake::bytes_wanted() const noexcept { return state_->wanted; }
+
+Established Handshake::take_established() {
+  Established established = std::move(*state_->established);
+  OPENSSL_cleanse(&state_->established->send, sizeof(TrafficState));
+  OPENSSL_cleanse(&state_->established->receive, sizeof(TrafficState));
+  state_->established.reset();
+  return established;
+}
+
+const HandshakeFailure &Handshake::failure() const noexcept { return state_->failure; }
+
+}  // namespace inlay::tls
