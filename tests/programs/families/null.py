@@ -86,13 +86,6 @@ def null_config(ctx):
     return ctx.config("null", default="plaintext")
 
 
-def inert_env(ctx):
-    if ctx.plain:
-        return ctx.env
-    assert ctx.library.exists(), f"{ctx.library} is not built"
-    return {**ctx.env, "LD_PRELOAD": str(ctx.library)}
-
-
 def compare(wanted, got):
     for part, value in wanted.items():
         assert got[part] == value, f"{part} differs: without inlay {value!r}, with it {got[part]!r}"
@@ -108,11 +101,12 @@ def under_both(name, argv_of, **options):
 
     def inert(ctx):
         argv = argv_of(ctx)
-        compare(outcome(ctx, "without", argv, None, **options),
-                outcome(ctx, "with", argv, None, env=inert_env(ctx), **options))
+        wanted = outcome(ctx, "without", argv, None, **options)
+        ctx.preload_inert()
+        compare(wanted, outcome(ctx, "with", argv, None, **options))
 
     registry.add(f"null/{name}", null, plain=True)
-    registry.add(f"inert/{name}", inert, plain=True)
+    registry.add(f"inert/{name}", inert)
 
 
 for command_name, command in COMMANDS.items():
@@ -124,6 +118,17 @@ under_both("ignored-signals-T82", lambda _: ["grep", "-E", "^(Sig|Shd)", "/proc/
            restore_signals=False)
 under_both("socket-calls-T75",
            lambda ctx: [PYTHON, SCRIPTS / "socket_calls.py", ctx.port(), ctx.port()])
+
+
+@case("null/the-library-is-there")
+def library_is_there(ctx):
+    """What the other cases compare is a program with the library in it, and its children too."""
+    process = ctx.start("grep", ["sh", "-c", "grep -c libinlay.so /proc/self/maps; :"],
+                        null_config(ctx))
+    assert int(ctx.succeed(process)) > 0
+    ctx.preload_inert()
+    process = ctx.start("grep", ["sh", "-c", "grep -c libinlay.so /proc/self/maps; :"])
+    assert int(ctx.succeed(process)) > 0
 
 
 @case("null/same-pid-T82", plain=True)

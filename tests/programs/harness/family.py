@@ -1,6 +1,8 @@
-"""The six cases every family of programs goes through.
+"""The cases every family of programs goes through.
 
 control           without inlay: the canary is seen on the tap, so looking for it works
+inert             with the library preloaded and nothing configured: the same
+plaintext         under a configuration that lets everything through in the clear: the same, logged
 allowed           the peers' identities allow each other: data intact, only TLS on the tap
 wrong-client      the server refuses the client's identity; its next allowed client is served
 wrong-server      the client refuses the server's identity
@@ -52,6 +54,20 @@ class Family:
         ctx.check_wire()
         ctx.expect_event(server, event=frozenset({"accepted", "closed"}), direction="inbound",
                          peer_id=spiffe_id("client"))
+
+    def inert(self, ctx):
+        ctx.preload_inert()
+        self.allowed(ctx)
+
+    def plaintext(self, ctx):
+        port = ctx.port()
+        tap = ctx.tap(port)
+        config = ctx.config("server", default="plaintext")
+        server = self.start_server(ctx, port, config)
+        self.exchange(ctx, tap.port, config)
+        ctx.check_wire(expect_plaintext=True)
+        ctx.expect_event(server, event="plaintext", direction="inbound",
+                         reason="plaintext-default")
 
     def wrong_client(self, ctx):
         port = ctx.port()
@@ -123,6 +139,8 @@ class Family:
 
     def register(self):
         registry.add(f"{self.name}/control", self.allowed, plain=True, always_plain=True)
+        registry.add(f"{self.name}/inert", self.inert)
+        registry.add(f"{self.name}/plaintext", self.plaintext)
         registry.add(f"{self.name}/allowed", self.allowed)
         registry.add(f"{self.name}/wrong-client", self.wrong_client)
         registry.add(f"{self.name}/wrong-server", self.wrong_server)
