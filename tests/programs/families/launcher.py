@@ -171,12 +171,12 @@ bad_config("bundle-malformed", garbage("bundle.pem"), path_of("bundle.pem"))
 
 @case("launcher/config-unreadable")
 def config_unreadable(ctx):
-    """A file this user may not read; root may read any."""
+    """A file its own user may not read; root may only without the capabilities to read any."""
     file = ctx.config(GOOD, default="plaintext")
     file.chmod(0)
     argv = [ctx.inlay_command, "run", "--config", file, "--", "true"]
     if os.geteuid() == 0:
-        argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *argv]
+        argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *argv]
     refused(ctx, argv, 125, str(file))
 
 
@@ -294,7 +294,7 @@ def policy_unreadable(ctx):
             file.write_text(file.read_text() + "[no-such-table]\n")
         process, out = preload(ctx, file)
         assert out == ["EACCES", "AF_UNIX"], out
-        ctx.expect_event(process, event="refused", direction="outbound",
+        ctx.expect_event(event="refused", direction="outbound",
                          reason="policy-unreadable")
 
 
@@ -304,10 +304,10 @@ def identity_unreadable(ctx):
     open_config = ctx.config("lost", default="plaintext")
     strict_config = ctx.config("lost", outbound=[
         {"name": "all", "to": ["0.0.0.0/0"], "port": "*", "mode": "strict", "expect":
-         ["spiffe://programs.inlay/**"]}], default="plaintext")
+         [ctx.spiffe_id("**")]}], default="plaintext")
     (ctx.issue("lost") / "key.pem").unlink()
     _, out = preload(ctx, open_config)
     assert out == ["connected", "AF_UNIX"], out
     process, out = preload(ctx, strict_config)
     assert out[0] != "connected", out
-    ctx.expect_event(process, event="refused", direction="outbound", reason="identity-unreadable")
+    ctx.expect_event(event="refused", direction="outbound", reason="identity-unreadable")

@@ -10,10 +10,11 @@ import pty
 import select
 
 from harness import registry
-from harness.context import PYTHON, SCRIPTS, spiffe_id
+from harness.context import PYTHON, SCRIPTS
 from harness.registry import case
 
-# What the launcher has to put into the environment; anything else that differs is a fault.
+# The launcher has to add two variables, and gives them back to children that get a fresh
+# environment; anything else that differs is a fault.
 ENVIRONMENT = """
 import os
 for name in sorted(os.environ):
@@ -45,6 +46,7 @@ try:
 except ssl.SSLWantReadError:
     print(outgoing.read()[:3].hex(), ssl.OPENSSL_VERSION, hashlib.sha256(b"x").hexdigest())
 """
+SIGNAL_STATE = ["grep", "-E", "^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt)", "/proc/self/status"]
 
 COMMANDS = {
     "true": ["true"],
@@ -54,7 +56,7 @@ COMMANDS = {
     "killed-by-SEGV-T82": ["sh", "-c", "ulimit -c 0; kill -SEGV $$"],
     "killed-by-ABRT-T82": ["sh", "-c", "ulimit -c 0; kill -ABRT $$"],
     "caught-signal-T82": ["bash", "-c", "trap 'echo caught; exit 3' USR1; kill -USR1 $$; echo no"],
-    "signal-state-T82": ["grep", "-E", "^(Sig|Shd)", "/proc/self/status"],
+    "signal-state-T82": SIGNAL_STATE,
     "ls": ["ls", "-la", "/usr/share"],
     "python": [PYTHON, "-c", "print(sum(range(1000)))"],
     "python-raises": [PYTHON, "-c", "raise SystemExit('an error')"],
@@ -68,7 +70,7 @@ COMMANDS = {
     "limits-and-umask": ["bash", "-c", "umask 027; ulimit -a; umask; pwd; nice"],
     "few-descriptors": ["bash", "-c", "ulimit -n 8; ls /usr | head -2; cat /etc/hostname"],
     "environment": [PYTHON, "-c", ENVIRONMENT],
-    "empty-environment": ["env", "-i", "/usr/bin/env"],
+    "empty-environment": ["env", "-i", "A=b", PYTHON, "-c", ENVIRONMENT],
     "descriptors": [PYTHON, "-c", DESCRIPTORS],
     "threads-and-children": [PYTHON, "-c", THREADS_AND_CHILDREN],
     "own-libssl-T79": [PYTHON, "-c", OWN_LIBSSL],
@@ -114,8 +116,7 @@ for command_name, command in COMMANDS.items():
 
 under_both("standard-input", lambda _: ["sha256sum"], stdin=os.urandom(8 << 20))
 # Each start gets this state; restore_signals=False keeps what is ignored here ignored there.
-under_both("ignored-signals-T82", lambda _: ["grep", "-E", "^(Sig|Shd)", "/proc/self/status"],
-           restore_signals=False)
+under_both("ignored-signals-T82", lambda _: SIGNAL_STATE, restore_signals=False)
 under_both("socket-calls-T75",
            lambda ctx: [PYTHON, SCRIPTS / "socket_calls.py", ctx.port(), ctx.port()])
 
@@ -214,8 +215,8 @@ def plaintext_is_logged(ctx):
     process = ctx.start("script", [PYTHON, SCRIPTS / "socket_calls.py", ctx.port(), ctx.port()],
                         config)
     ctx.succeed(process)
-    ctx.expect_event(process, event="plaintext", reason="plaintext-default", direction="outbound")
-    ctx.expect_event(process, event="plaintext", reason="plaintext-default", direction="inbound")
+    ctx.expect_event(event="plaintext", reason="plaintext-default", direction="outbound")
+    ctx.expect_event(event="plaintext", reason="plaintext-default", direction="inbound")
 
 
 @case("strict/socket-calls-T75")
@@ -225,9 +226,9 @@ def strict_socket_calls(ctx):
     argv = [PYTHON, SCRIPTS / "socket_calls.py", *ports]
     config = ctx.config(
         "self",
-        inbound=[{"name": "in", "port": ports, "mode": "strict", "allow": [spiffe_id("self")]}],
+        inbound=[{"name": "in", "port": ports, "mode": "strict", "allow": [ctx.spiffe_id("self")]}],
         outbound=[{"name": "out", "to": ["127.0.0.1"], "port": ports, "mode": "strict",
-                   "expect": [spiffe_id("self")]}])
+                   "expect": [ctx.spiffe_id("self")]}])
     wanted = outcome(ctx, "without", argv, None)
     assert wanted["status"] == 0, "the script fails without inlay"
     compare(wanted, outcome(ctx, "with", argv, config))

@@ -1,32 +1,36 @@
-"""An asyncio echo server with a blocking and with an asyncio client."""
+"""Echo servers in Python, one for each way to serve a connection, and clients for them."""
+
+import os
 
 from harness.context import PYTHON, SCRIPTS
 from harness.family import Family
 
 
 class Echo(Family):
+    probe = b"a plaintext line\n"
     # Whatever it is sent comes back, a ClientHello too: a handshake message that no client expects.
     plaintext_server_reasons = frozenset({"peer-not-tls", "protocol-violation"})
 
-    def __init__(self, name, script):
+    def __init__(self, name, server=("echo_server.py",), client="echo_client.py"):
         self.name = name
-        self.script = SCRIPTS / script
+        self.server = server
+        self.client = SCRIPTS / client
         self.register()
 
     def start_server(self, ctx, port, config):
-        server = ctx.start("echo-server", [PYTHON, SCRIPTS / "echo_server.py", port], config)
+        script, *words = self.server
+        server = ctx.start("echo-server", [PYTHON, SCRIPTS / script, port, *words], config)
         ctx.until_listening(port, server)
-        self.probe = b"a plaintext line\n"
         return server
 
     def exchange(self, ctx, port, config):
         for size in (0, 1, 100, 16384, 16385, 8 << 20):
             client = ctx.start("echo-client",
-                               [PYTHON, self.script, port, ctx.canary.decode(), size], config)
+                               [PYTHON, self.client, port, ctx.canary.decode(), size], config)
             assert ctx.succeed(client) == b"intact\n"
 
     def attempt(self, ctx, port, config):
-        return ctx.start("echo-client", [PYTHON, self.script, port, ctx.canary.decode(), 1000,
+        return ctx.start("echo-client", [PYTHON, self.client, port, ctx.canary.decode(), 1000,
                                          "show"], config)
 
     def got_nothing(self, ctx, client):
@@ -34,5 +38,31 @@ class Echo(Family):
         assert ctx.canary not in client.stdout
 
 
-Echo("echo-blocking", "echo_client.py")
-Echo("echo-asyncio", "echo_client_asyncio.py")
+class EchoBash(Echo):
+    """bash as the client: its children inherit the connection and share it."""
+
+    def client_of(self, ctx, port, config, data):
+        file = ctx.folder / f"sent-{len(data)}"
+        file.write_bytes(data)
+        return ctx.start("bash-client", ["bash", SCRIPTS / "bash_client.sh", port, file,
+                                         len(data)], config)
+
+    def exchange(self, ctx, port, config):
+        for size in (0, 1000, 4 << 20):
+            data = ctx.canary + os.urandom(size)
+            got = ctx.succeed(self.client_of(ctx, port, config, data))
+            assert got == data, f"{len(data)} bytes came back as {len(got)}, or as others"
+
+    def attempt(self, ctx, port, config):
+        return self.client_of(ctx, port, config, ctx.canary)
+
+    def got_nothing(self, ctx, client):
+        ctx.finish(client)
+        assert not client.stdout, "the client got data"
+
+
+Echo("echo-blocking")
+Echo("echo-asyncio", client="echo_client_asyncio.py")
+Echo("echo-forking", server=("forking_server.py", "fork"))
+Echo("echo-exec", server=("forking_server.py", "exec"))
+EchoBash("echo-bash")

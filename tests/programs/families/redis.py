@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 
-from harness.context import spiffe_id
 from harness.family import Family
 from harness.process import until
 from harness.registry import case
@@ -129,9 +128,9 @@ def replica(ctx):
     both = ctx.config(
         "client",
         inbound=[{"name": "replica", "port": own, "mode": "strict",
-                  "allow": [spiffe_id("client")]}],
+                  "allow": [ctx.spiffe_id("client")]}],
         outbound=[{"name": "master", "to": ["127.0.0.1"], "port": port, "mode": "strict",
-                   "expect": [spiffe_id("server")]}])
+                   "expect": [ctx.spiffe_id("server")]}])
     REDIS.start_server(ctx, own, both, "--replicaof", f"127.0.0.1 {port}")
     to_replica = ctx.client_config(own, expect="client")
 

@@ -57,7 +57,7 @@ SMTP.register()
 def silent_plaintext_client(ctx):
     """Even the server's greeting is data: a client that says nothing gets none of it."""
     port = ctx.port()
-    server = SMTP.start_server(ctx, port, ctx.server_config(port))
+    SMTP.start_server(ctx, port, ctx.server_config(port))
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.shutdown(socket.SHUT_WR)
         answer = b""
@@ -67,6 +67,6 @@ def silent_plaintext_client(ctx):
         except ConnectionResetError:
             pass
     assert len(answer) <= 7 and answer[:1] in (b"", b"\x15"), f"the client got {answer!r}"
-    ctx.expect_event(server, event="refused", direction="inbound",
+    ctx.expect_event(event="refused", direction="inbound",
                      reason="peer-closed-in-handshake")
     SMTP.exchange(ctx, port, ctx.client_config(port))

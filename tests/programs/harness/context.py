@@ -17,11 +17,6 @@ from harness.tap import Tap
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "tests" / "programs" / "scripts"
 PYTHON = "/usr/bin/python3"  # the distribution's, whatever else is in PATH
-TRUST_DOMAIN = "programs.inlay"
-
-
-def spiffe_id(path):
-    return f"spiffe://{TRUST_DOMAIN}/{path}"
 
 
 def nanoseconds(timestamp):
@@ -32,15 +27,16 @@ def nanoseconds(timestamp):
 
 
 class Context:
-    def __init__(self, name, folder, build, plain, authority):
-        self.name = name
+    def __init__(self, folder, build, plain):
         self.folder = pathlib.Path(folder)
         self.build = pathlib.Path(build)
         self.inlay_command = self.build / "tools" / "inlay"
         self.library = self.build / "shim" / "libinlay.so"
         self.plain = plain  # nothing runs under inlay: proves the case itself
-        self.authority = authority
         self.canary = b"CANARY-" + secrets.token_hex(16).encode()
+        # Each case has an authority of its own: its events are told from others' by the name.
+        self.trust_domain = f"case-{secrets.token_hex(8)}.inlay"
+        self._authority = self.folder / "authority"
         self.processes = []
         self.taps = []
         self._reserved = []
@@ -111,13 +107,19 @@ class Context:
 
     # --- identities and configurations ---
 
+    def spiffe_id(self, path):
+        return f"spiffe://{self.trust_domain}/{path}"
+
     def issue(self, path, ttl=None):
-        """The folder with svid.pem, key.pem and bundle.pem of spiffe://programs.inlay/PATH."""
+        """The folder with svid.pem, key.pem and bundle.pem of the workload PATH."""
+        if not self._authority.exists():
+            self.checked([self.inlay_command, "ca", "init", "--dir", self._authority,
+                          "--trust-domain", self.trust_domain])
         out = self.folder / "svid" / path.replace("/", "_")
         if not out.exists() or ttl:
             out.mkdir(parents=True, exist_ok=True)
-            self.checked([self.inlay_command, "ca", "issue", "--dir", self.authority, "--id",
-                          spiffe_id(path), "--out", out] + (["--ttl", ttl] if ttl else []))
+            self.checked([self.inlay_command, "ca", "issue", "--dir", self._authority, "--id",
+                          self.spiffe_id(path), "--out", out] + (["--ttl", ttl] if ttl else []))
         return out
 
     def config(self, path, inbound=(), outbound=(), default="deny"):
@@ -125,7 +127,7 @@ class Context:
         if self.plain:
             return None
         svid = self.issue(path)
-        lines = [f'trust_domain = "{TRUST_DOMAIN}"', "", "[identity]",
+        lines = [f'trust_domain = "{self.trust_domain}"', "", "[identity]",
                  f'svid = "{svid}/svid.pem"', f'key = "{svid}/key.pem"',
                  f'bundle = "{svid}/bundle.pem"', "", "[defaults]",
                  f'inbound = "{default}"', f'outbound = "{default}"']
@@ -141,13 +143,13 @@ class Context:
     def server_config(self, port, allow="client", own="server"):
         """Strict on its port, for the one identity."""
         return self.config(own, inbound=[{"name": "service", "port": port, "mode": "strict",
-                                          "allow": [spiffe_id(allow)]}])
+                                          "allow": [self.spiffe_id(allow)]}])
 
     def client_config(self, port, expect="server", own="client"):
         """Strict towards the port (the tap's, usually), expecting the one identity."""
         return self.config(own, outbound=[{"name": "to the service", "to": ["127.0.0.1"],
                                            "port": port, "mode": "strict",
-                                           "expect": [spiffe_id(expect)]}])
+                                           "expect": [self.spiffe_id(expect)]}])
 
     # --- processes ---
 
@@ -195,7 +197,8 @@ class Context:
     def events(self):
         """All events of the processes of this case, as `inlay log --json` prints them.
 
-        It prints those of other cases as well, and of earlier processes with the same pids.
+        It prints those of other cases as well, and of earlier processes with the same pids. A
+        process that has no identity is known by its pid.
         """
         self._pids |= {process.pid for process in self.processes}
         self._pids.update(descendants(os.getpid()))
@@ -203,22 +206,19 @@ class Context:
                               capture_output=True, timeout=60, check=False)
         events = [json.loads(line) for line in done.stdout.decode().splitlines()]
         return [event for event in events
-                if event["pid"] in self._pids and nanoseconds(event["time"]) >= self._begin]
+                if event["own_id"].startswith(f"spiffe://{self.trust_domain}/") or
+                event["pid"] in self._pids and nanoseconds(event["time"]) >= self._begin]
 
-    def expect_event(self, process=None, **wanted):
+    def expect_event(self, **wanted):
         """Waits for an event with these values; a set of values means one of them."""
         if self.plain:
             return None
 
         def matches(event):
-            if process is not None and event["pid"] != process.pid and \
-                    event["pid"] not in descendants(process.pid):
-                return False
             return all(event.get(key) in value if isinstance(value, (set, frozenset))
                        else event.get(key) == value for key, value in wanted.items())
 
-        return until(lambda: next(filter(matches, self.events()), None),
-                     f"the event {wanted}" + (f" of {process.name}" if process else ""), 20)
+        return until(lambda: next(filter(matches, self.events()), None), f"the event {wanted}", 20)
 
     # --- what the tap must and must not have seen ---
 

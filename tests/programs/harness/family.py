@@ -13,7 +13,6 @@ plaintext-server  a strict client sends no application byte to a server without 
 import socket
 
 from harness import registry
-from harness.context import spiffe_id
 from harness.process import until
 from harness.tap import APPLICATION_DATA
 
@@ -49,11 +48,11 @@ class Family:
     def allowed(self, ctx):
         port = ctx.port()
         tap = ctx.tap(port)
-        server = self.start_server(ctx, port, ctx.server_config(port))
+        self.start_server(ctx, port, ctx.server_config(port))
         self.exchange(ctx, tap.port, ctx.client_config(tap.port))
         ctx.check_wire()
-        ctx.expect_event(server, event=frozenset({"accepted", "closed"}), direction="inbound",
-                         peer_id=spiffe_id("client"))
+        ctx.expect_event(event=frozenset({"accepted", "closed"}), direction="inbound",
+                         peer_id=ctx.spiffe_id("client"))
 
     def inert(self, ctx):
         ctx.preload_inert()
@@ -63,21 +62,21 @@ class Family:
         port = ctx.port()
         tap = ctx.tap(port)
         config = ctx.config("server", default="plaintext")
-        server = self.start_server(ctx, port, config)
+        self.start_server(ctx, port, config)
         self.exchange(ctx, tap.port, config)
         ctx.check_wire(expect_plaintext=True)
-        ctx.expect_event(server, event="plaintext", direction="inbound",
+        ctx.expect_event(event="plaintext", direction="inbound",
                          reason="plaintext-default")
 
     def wrong_client(self, ctx):
         port = ctx.port()
         tap = ctx.tap(port)
-        server = self.start_server(ctx, port, ctx.server_config(port))
-        client = self.attempt(ctx, tap.port, ctx.client_config(tap.port, own="intruder"))
-        self.got_nothing(ctx, client)
-        ctx.expect_event(server, event="refused", direction="inbound", reason="peer-not-allowed",
-                         rule="service", peer_id=spiffe_id("intruder"))
-        ctx.expect_event(client, event=REFUSALS, direction="outbound", reason="refused-by-peer")
+        self.start_server(ctx, port, ctx.server_config(port))
+        self.got_nothing(ctx, self.attempt(ctx, tap.port,
+                                           ctx.client_config(tap.port, own="intruder")))
+        ctx.expect_event(event="refused", direction="inbound", reason="peer-not-allowed",
+                         rule="service", peer_id=ctx.spiffe_id("intruder"))
+        ctx.expect_event(event=REFUSALS, direction="outbound", reason="refused-by-peer")
         if self.serves_again:
             self.exchange(ctx, tap.port, ctx.client_config(tap.port))
         ctx.check_wire()
@@ -85,18 +84,17 @@ class Family:
     def wrong_server(self, ctx):
         port = ctx.port()
         tap = ctx.tap(port)
-        server = self.start_server(ctx, port, ctx.server_config(port, own="impostor"))
-        client = self.attempt(ctx, tap.port, ctx.client_config(tap.port))
-        self.got_nothing(ctx, client)
-        ctx.expect_event(client, event="refused", direction="outbound", reason="peer-not-allowed",
-                         rule="to the service", peer_id=spiffe_id("impostor"))
-        ctx.expect_event(server, event=REFUSALS, direction="inbound", reason="refused-by-peer")
+        self.start_server(ctx, port, ctx.server_config(port, own="impostor"))
+        self.got_nothing(ctx, self.attempt(ctx, tap.port, ctx.client_config(tap.port)))
+        ctx.expect_event(event="refused", direction="outbound", reason="peer-not-allowed",
+                         rule="to the service", peer_id=ctx.spiffe_id("impostor"))
+        ctx.expect_event(event=REFUSALS, direction="inbound", reason="refused-by-peer")
         ctx.check_wire()
 
     def plaintext_client(self, ctx):
         port = ctx.port()
         tap = ctx.tap(port)
-        server = self.start_server(ctx, port, ctx.server_config(port))
+        self.start_server(ctx, port, ctx.server_config(port))
         with socket.create_connection(("127.0.0.1", tap.port), timeout=60) as client:
             client.sendall(self.probe)
             answer = b""
@@ -109,10 +107,10 @@ class Family:
         # At most one alert (RFC 8446 §6), which tells nothing.
         assert len(answer) <= 7 and answer[:1] in (b"", b"\x15"), \
             f"a plaintext client got {answer[:64]!r}"
-        ctx.expect_event(server, event="refused", direction="inbound", reason="peer-not-tls")
+        ctx.expect_event(event="refused", direction="inbound", reason="peer-not-tls")
         if self.serves_again:
-            client = self.attempt(ctx, port, None)  # the family's own client, without inlay
-            self.got_nothing(ctx, client)
+            # The family's own client, without inlay.
+            self.got_nothing(ctx, self.attempt(ctx, port, None))
             self.exchange(ctx, port, ctx.client_config(port))
 
     def plaintext_server(self, ctx):
@@ -120,7 +118,7 @@ class Family:
         tap = ctx.tap(port)
         self.start_server(ctx, port, None)
         client = self.attempt(ctx, tap.port, ctx.client_config(tap.port))
-        ctx.expect_event(client, direction="outbound", reason=self.plaintext_server_reasons)
+        ctx.expect_event(direction="outbound", reason=self.plaintext_server_reasons)
         if client.status is None and "handshake-waiting" in self.plaintext_server_reasons:
             client.stop()  # it waits as it would on a silent server
         else:
