@@ -78,7 +78,7 @@ std::string_view event_name(policy::Event event) noexcept {
   return "unknown";
 }
 
-// RFC 3339 in UTC, milliseconds. gmtime_r takes the C library's time zone lock; this does not.
+// RFC 3339 in UTC. gmtime_r takes the C library's time zone lock; this does not.
 void put_time(Line &line, std::int64_t time_ns) noexcept {
   std::int64_t seconds = time_ns / 1'000'000'000;
   std::int64_t days = seconds / 86400;
@@ -104,7 +104,7 @@ void put_time(Line &line, std::int64_t time_ns) noexcept {
   part(rest / 3600, 2, ":");
   part(rest / 60 % 60, 2, ":");
   part(rest % 60, 2, ".");
-  part(time_ns / 1'000'000 % 1000, 3, "Z");
+  part(time_ns % 1'000'000'000, 9, "Z");
 }
 
 void put_endpoint(Line &line, const char *key, const std::uint8_t *address,
@@ -138,13 +138,14 @@ void put_text(Line &line, const char *key, const char *text) noexcept {
 
 }  // namespace
 
-std::size_t format_json_line(const policy::LogRecord &record, std::uint32_t pid, char *text,
-                             std::size_t size) noexcept {
+std::size_t format_json_line(const policy::LogRecord &record, const policy::LogFile &process,
+                             char *text, std::size_t size) noexcept {
   Line line(text, size - 1);  // the newline always fits
   line.raw("{\"time\":\"");
   put_time(line, record.time_ns);
   line.raw("\",\"pid\":");
-  line.number(pid);
+  line.number(process.pid);
+  put_text(line, "executable", process.executable);
   line.raw(",\"tid\":");
   line.number(record.tid);
   line.raw(",\"event\":\"");
@@ -163,7 +164,8 @@ std::size_t format_json_line(const policy::LogRecord &record, std::uint32_t pid,
   put_endpoint(line, "local", record.local_address, record.local_port);
   put_endpoint(line, "remote", record.remote_address, record.remote_port);
   put_text(line, "rule", record.rule);
-  put_text(line, "peer", record.peer_id);
+  put_text(line, "own_id", process.own_id);
+  put_text(line, "peer_id", record.peer_id);
   put_text(line, "detail", record.detail);
   if (record.event == policy::Event::closed || record.event == policy::Event::cut) {
     line.raw(",\"bytes_in\":");

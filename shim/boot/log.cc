@@ -113,6 +113,15 @@ LogFile *map(int fd, int flags) noexcept {
   return base < 0 && base > -4096 ? nullptr : reinterpret_cast<LogFile *>(base);
 }
 
+// In a folder open to all, a file of that name may be anyone's.
+bool is_own_log(int fd) noexcept {
+  struct stat info {};
+  return kernel::call(SYS_fstat, fd, kernel::word(&info)) == 0 && S_ISREG(info.st_mode) &&
+         static_cast<long>(info.st_uid) == kernel::call(SYS_geteuid) &&
+         (info.st_mode & 07777) == 0600 && info.st_nlink == 1 &&
+         info.st_size == static_cast<off_t>(sizeof(LogFile));
+}
+
 LogFile *make_file(char *path, std::uint64_t start_time) noexcept {
   if (!choose_folder(path) || !append(path, "/") || !append(path, process_id()) ||
       !append(path, "-") || !append(path, start_time) || !append(path, ".log")) {
@@ -121,18 +130,17 @@ LogFile *make_file(char *path, std::uint64_t start_time) noexcept {
   }
   constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), kFlags, 0600);
-  // The same process before an exec left one: it is the same pid and start time.
-  if (fd == -EEXIST) {
-    kernel::call(SYS_unlinkat, AT_FDCWD, kernel::word(path), 0);
-    fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), kFlags, 0600);
-  }
   LogFile *file = nullptr;
-  if (fd >= 0) {
-    if (kernel::call(SYS_ftruncate, fd, sizeof(LogFile)) == 0) {
+  if (fd >= 0 && kernel::call(SYS_ftruncate, fd, sizeof(LogFile)) == 0) {
+    file = map(static_cast<int>(fd), MAP_SHARED);
+  } else if (fd == -EEXIST) {
+    // The same pid and start time: this process wrote it before an exec, and goes on in it.
+    fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && is_own_log(static_cast<int>(fd))) {
       file = map(static_cast<int>(fd), MAP_SHARED);
     }
-    kernel::close(static_cast<int>(fd));
   }
+  if (fd >= 0) kernel::close(static_cast<int>(fd));
   if (file == nullptr) path[0] = '\0';
   return file;
 }
@@ -144,6 +152,7 @@ void fill_header(LogFile &file, std::uint64_t start_time) noexcept {
   file.record_size = sizeof(LogRecord);
   file.start_time = start_time;
   copy_text(file.inlay_version, sizeof file.inlay_version, INLAY_VERSION);
+  std::memset(file.executable, 0, sizeof file.executable);
   kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word("/proc/self/exe"),
                kernel::word(file.executable), sizeof file.executable - 1);
   copy_text(file.own_id, sizeof file.own_id, g_log.own_id);
@@ -198,9 +207,9 @@ void fill(LogRecord &record, const LogFields &fields) noexcept {
 }
 
 // One write of one line: O_APPEND keeps lines of several processes whole.
-void write_json(const LogRecord &record) noexcept {
+void write_json(const LogFile &file, const LogRecord &record) noexcept {
   char line[kJsonLineSize];
-  std::size_t length = format_json_line(record, process_id(), line, sizeof line);
+  std::size_t length = format_json_line(record, file, line, sizeof line);
   long fd = kernel::call(
       SYS_openat, AT_FDCWD, kernel::word(g_log.json_file),
       O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
@@ -224,7 +233,7 @@ void log_event(const LogFields &fields) noexcept {
   if (g_log.json_file[0] != '\0') {
     LogRecord copy{};
     fill(copy, fields);
-    write_json(copy);
+    write_json(*file, copy);
   }
 }
 

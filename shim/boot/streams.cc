@@ -1,6 +1,7 @@
 #include "shim/boot/streams.h"
 
 #include <fcntl.h>
+#include <stdio_ext.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -79,6 +80,31 @@ bool is_tcp_socket(int fd) noexcept {
          (domain == AF_INET || domain == AF_INET6);
 }
 
+// What a program has buffered goes where the number points when it is flushed, whichever stream
+// object it was put in; and the buffering it asked for stays.
+void take_over(FILE *before, FILE *after) noexcept {
+  constexpr int kUnbuffered = 2;  // _IO_UNBUFFERED
+  if ((before->_flags & kUnbuffered) != 0) {
+    std::setvbuf(after, nullptr, _IONBF, 0);
+  } else if (__flbf(before) != 0) {
+    std::setvbuf(after, nullptr, _IOLBF, 0);
+  }
+  std::size_t waiting = __fpending(before);
+  if (waiting == 0) return;
+  std::fwrite(before->_IO_write_base, 1, waiting, after);
+  __fpurge(before);
+}
+
+// The number belongs to another stream now. The object itself stays: others may point to it.
+void forget_stream(FILE *stream) noexcept {
+  for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
+       entry = entry->next) {
+    if (entry->file.load(std::memory_order_acquire) == stream) {
+      entry->file.store(nullptr, std::memory_order_release);
+    }
+  }
+}
+
 // fdopen()'s rules: the mode must fit the descriptor's.
 bool mode_fits(int fd, const char *mode) noexcept {
   if (mode == nullptr || std::strchr("rwa", mode[0]) == nullptr || mode[0] == '\0') {
@@ -126,17 +152,16 @@ void refresh_standard_stream(int fd) noexcept {
   constexpr const char *kModes[] = {"r", "w", "w"};
   static constinit FILE *plain[3] = {};
   if (fd < 0 || fd > 2) return;
-  FILE **name = names[fd];
-  if (is_tcp_socket(fd) == is_socket_stream(*name)) return;
+  FILE *before = *names[fd];
+  bool is_socket = is_socket_stream(before);
+  if (is_tcp_socket(fd) == is_socket) return;
   int saved = errno;
-  if (is_socket_stream(*name)) {
-    std::fflush(*name);
-    if (plain[fd] != nullptr) *name = plain[fd];
-  } else if (FILE *stream = open_socket_stream(fd, kModes[fd])) {
-    // What the program left in the plain stream goes where it was meant to: nowhere, now.
-    plain[fd] = *name;
-    if (fd == 2) std::setvbuf(stream, nullptr, _IONBF, 0);
-    *name = stream;
+  FILE *after = is_socket ? plain[fd] : open_socket_stream(fd, kModes[fd]);
+  if (after != nullptr) {
+    if (!is_socket) plain[fd] = before;
+    if (fd != 0) take_over(before, after);
+    *names[fd] = after;
+    if (is_socket) forget_stream(before);
   }
   errno = saved;
 }

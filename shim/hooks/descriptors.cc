@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "shim/boot/streams.h"
 #include "shim/hooks/hook.h"
 
 using namespace inlay::shim;
@@ -37,6 +38,7 @@ int copied(int from, int to) {
   if (from == to) return to;
   forget_descriptor(to);
   if (Slot *slot = managed_here(from)) duplicated(*slot, from, to);
+  if (to <= STDERR_FILENO && !in_foreign_process()) boot::refresh_standard_stream(to);
   return to;
 }
 
