@@ -27,7 +27,7 @@ def refused(ctx, argv, status, *said):
 
 
 def bad_config(name, change, *said, status=125):
-    """Registers a case: the good configuration, spoilt by `change`, keeps the command from starting.
+    """Registers a case: a good configuration spoilt by `change` keeps the command from starting.
 
     change(ctx, file, svid) may return the file to use instead. `said` may be functions of (file,
     svid).

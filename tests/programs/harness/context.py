@@ -1,4 +1,4 @@
-"""What a case is given: a folder, ports, identities, processes, taps and the log; and the clean end."""
+"""What a case is given: a folder, ports, identities, processes, taps, the log and a clean end."""
 
 import datetime
 import json

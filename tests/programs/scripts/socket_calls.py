@@ -93,7 +93,8 @@ def nonblocking_connect_refused():
         first = error_of(client.connect, ("127.0.0.1", CLOSED_PORT))
         select.select([], [client], [])
         pending = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return first, errno.errorcode[pending], client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        again = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return first, errno.errorcode[pending], again
 
 
 @check
