@@ -35,7 +35,8 @@ struct SourceError {
 };
 
 // The key file must be 0600, or 0640 with a group this process is in, and owned by root or the
-// effective user; the SVID's trust domain must be paths.trust_domain.
+// effective user; the SVID's trust domain must be paths.trust_domain, and the SVID valid now by the
+// machine's clock (60 s of slack before). Once taken, a set is not dropped for its age: I11.
 tl::expected<Material, SourceError> load_files(const FilePaths &paths);
 
 class FileSource {
