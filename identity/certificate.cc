@@ -55,6 +55,7 @@ ErrorMark::ErrorMark() noexcept { ERR_set_mark(); }
 ErrorMark::~ErrorMark() { ERR_pop_to_mark(); }
 
 X509Ptr certificate_from_der(std::span<const unsigned char> der) {
+  const ErrorMark mark;
   if (der.size() > LONG_MAX) return nullptr;
   X509 *certificate = X509_new_ex(library_context(), nullptr);
   if (certificate == nullptr) return nullptr;
@@ -67,6 +68,7 @@ X509Ptr certificate_from_der(std::span<const unsigned char> der) {
 }
 
 tl::expected<std::vector<X509Ptr>, std::string> certificates_from_pem(std::string_view text) {
+  const ErrorMark mark;
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   if (text.size() > INT_MAX) return tl::unexpected(std::string("it is too large"));
   if (ends_in_begin_line(text)) {

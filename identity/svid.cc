@@ -1,48 +1,19 @@
 #include "identity/svid.h"
 
 #include <fmt/format.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
 
 #include <algorithm>
-#include <climits>
 #include <new>
 
 #include "identity/certificate.h"
+#include "identity/private_key.h"
 #include "identity/verify.h"
 
 namespace inlay::identity {
 namespace {
 
-using PkeyContextPtr = std::unique_ptr<EVP_PKEY_CTX, OpensslDelete<EVP_PKEY_CTX_free>>;
-
 tl::unexpected<SvidError> error(std::string message) {
   return tl::unexpected(SvidError{std::move(message)});
-}
-
-// OpenSSL would ask on the terminal of whoever is being protected.
-int refuse_passphrase(char *, int, int, void *asked) {
-  *static_cast<bool *>(asked) = true;
-  return -1;
-}
-
-tl::expected<PkeyPtr, SvidError> parse_key(std::string_view pem) {
-  if (pem.size() > INT_MAX) return error("the key is too large");
-  const BioPtr bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
-  bool encrypted = false;
-  PkeyPtr key(bio ? PEM_read_bio_PrivateKey_ex(bio.get(), nullptr, refuse_passphrase, &encrypted,
-                                               library_context(), nullptr)
-                  : nullptr);
-  if (key) return key;
-  if (encrypted) return error("the key is encrypted; store it without a passphrase");
-  return error("the key is not a private key in PEM");
-}
-
-// A key whose two halves do not belong together passes X509_check_private_key, which compares
-// public halves only, and then fails in every handshake.
-bool halves_match(EVP_PKEY *key) {
-  const PkeyContextPtr context(EVP_PKEY_CTX_new_from_pkey(library_context(), key, nullptr));
-  return context && EVP_PKEY_pairwise_check(context.get()) == 1;
 }
 
 tl::expected<void, SvidError> check_chain_limits(const std::vector<X509Ptr> &chain) {
@@ -82,8 +53,8 @@ tl::expected<X509Svid, SvidError> parse(std::string_view chain_pem, std::string_
   const auto not_after = to_time(X509_get0_notAfter(leaf));
   if (!not_before || !not_after) return error("its dates are malformed");
 
-  auto key = parse_key(key_pem);
-  if (!key) return tl::unexpected(key.error());
+  auto key = private_key_from_pem(key_pem);
+  if (!key) return error(key.error());
   if (X509_check_private_key(leaf, key->get()) != 1 || !halves_match(key->get())) {
     return error("the key does not belong to the certificate");
   }
