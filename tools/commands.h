@@ -11,5 +11,6 @@ namespace inlay::tools {
 
 void add_run_command(CLI::App &app);
 void add_agent_command(CLI::App &app);
+void add_ca_command(CLI::App &app);
 
 }  // namespace inlay::tools

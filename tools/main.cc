@@ -22,9 +22,12 @@ Commands:
   run      start a program with an identity
   doctor   say beforehand what inlay will do to a program, and what it cannot
   log      show what was refused, cut or let through, and why
+  ca       make a development authority, issue identities
   agent    start the node agent (inlay-agent)
 
 Example: a development authority, an identity, a program that uses it
+  inlay ca init --dir authority --trust-domain example.org
+  inlay ca issue --dir authority --id spiffe://example.org/redis --out redis
   inlay run --config redis.toml -- redis-server --port 6379
   inlay log
 
@@ -62,6 +65,7 @@ int main(int argc, char **argv) {
   app.set_version_flag("--version", "inlay " INLAY_VERSION);
   add_run_command(app);
   add_agent_command(app);
+  add_ca_command(app);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;
