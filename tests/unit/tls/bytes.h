@@ -1,10 +1,11 @@
-// Byte helpers the tests of tls/ share.
+// What the tests of tls/ share that needs no OpenSSL.
 #pragma once
 
 #include <sys/uio.h>
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +14,15 @@
 namespace inlay::tls::test {
 
 using Bytes = std::vector<std::uint8_t>;
+
+inline constexpr Suite kSuites[] = {Suite::aes_128_gcm_sha256, Suite::aes_256_gcm_sha384,
+                                    Suite::chacha20_poly1305_sha256};
+
+// RFC 8448 §3, "Simple 1-RTT Handshake".
+inline constexpr const char *kClientSecret =
+    "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5";
+inline constexpr const char *kServerSecret =
+    "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643";
 
 // "17 03 03" or "170303".
 inline Bytes hex(std::string_view text) {
@@ -39,6 +49,13 @@ inline void append(Bytes &to, std::span<const std::uint8_t> bytes) {
 
 inline iovec part(std::span<const std::uint8_t> bytes) {
   return {const_cast<std::uint8_t *>(bytes.data()), bytes.size()};
+}
+
+// Keys from a secret of one repeated byte.
+inline TrafficState state_of(Suite suite, std::uint8_t fill = 0x5a) {
+  TrafficState state;
+  if (!derive(state, suite, Bytes(hash_length(suite), fill))) throw std::runtime_error("derive");
+  return state;
 }
 
 // One record; empty when sealing is refused.
