@@ -146,7 +146,7 @@ def run_client(command, timeout):
     except subprocess.TimeoutExpired:
         raise Failed("the client did not finish within %d s" % timeout) from None
     if done.returncode != 0:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        said = [line for line in (done.stderr.strip() or done.stdout).splitlines() if line.strip()]
         raise Failed(
             "the client ended with %d: %s"
             % (done.returncode, said[-1].strip() if said else "it said nothing")
