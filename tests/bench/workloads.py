@@ -96,13 +96,13 @@ class RedisBenchmark(Workload):
         self.fewest = max(connections * pipeline * 20, 1000)
 
     def warm_up(self, deployment):
-        """redis-benchmark stops after a number of requests, not after a time: find the rate. The
-        first runs are so short that opening the connections is much of them, hence the others."""
+        """redis-benchmark stops after a number of requests, not after a time: find the rate. Opening
+        the connections is much of a short run, so it is the difference of two runs that counts."""
         run_client(deployment.client(*self.arguments, "-t", "set", "-n", "1000"), 60)
-        rate = 0.0
-        for seconds in (0, 0.3, 0.6):
-            rate = self.client(deployment, seconds, rate)[1]
-        return rate
+        _, slow, few, _ = self.client(deployment, 0, 0)
+        _, rate, many, _ = self.client(deployment, 1, 5 * few)
+        more_seconds = many / rate - few / slow
+        return min((many - few) / more_seconds, 4 * rate) if more_seconds > 0 else rate
 
     def client(self, deployment, seconds, warm):
         requests = max(int(warm * seconds), self.fewest)
