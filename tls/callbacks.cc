@@ -116,8 +116,9 @@ int on_certificate(X509_STORE_CTX *store, void *) noexcept {
 
 // On a client this is called after the server's CertificateVerify and before our own certificate
 // is used: the last moment to refuse without saying who we are. OpenSSL has no keys for our alert
-// yet and no code for access_denied, so on a refusal it goes on without any certificate, and
-// Handshake throws away what it makes (see Handshake::State::refuse_server).
+// yet and no code for access_denied, so on a refusal it goes on without any certificate (it must
+// not sign for a peer we refuse) and Handshake throws away what it makes: see
+// Handshake::State::refuse_server.
 int on_own_certificate(SSL *ssl, void *) noexcept {
   HandshakeContext &context = context_of(ssl);
   if (context.role == Role::server) return 1;
