@@ -105,7 +105,7 @@ HandshakeFailure classify(const HandshakeContext &context, const SSL *ssl, int r
              (SSL_get_state(ssl) == TLS_ST_CR_CERT || SSL_get_state(ssl) == TLS_ST_SR_CERT)) {
     failure.error = HandshakeError::certificate;
     failure.detail = "the chain is longer than a handshake may carry";
-    failure.verify.emplace(identity::VerifyError::chain_too_long, failure.detail);
+    failure.verify = identity::VerifyFailure{identity::VerifyError::chain_too_long, failure.detail};
   } else {
     failure.error = error_of(reason);
   }

@@ -154,7 +154,7 @@ TEST_CASE("certificates are refused with the alert that fits, in either role") {
 }
 
 TEST_CASE("T16 a chain longer than a handshake may carry is refused as too long") {
-  for (std::size_t padding : {40000, 60000, 100000}) {
+  for (std::size_t padding : {40000u, 60000u, 100000u}) {
     CAPTURE(padding);
     Knobs knobs;
     knobs.padding = padding;

@@ -99,7 +99,7 @@ TEST_CASE("our client and our server agree on keys, identities and ALPN") {
 
 TEST_CASE("a handshake does not depend on how the stream is cut") {
   for (Role role : kRoles) {
-    for (std::size_t piece : {1, 2, 5, 6, 7, 100}) {
+    for (std::size_t piece : {1u, 2u, 5u, 6u, 7u, 100u}) {
       CAPTURE(piece);
       Ends ends(role, good_peer(role));
       converse(ends.ours, ends.peer, piece);

@@ -105,7 +105,8 @@ TEST_CASE("every suite opens what it sealed, at sizes around each boundary") {
     auto sealer = RecordCipher::make(state, true);
     auto opener = RecordCipher::make(state, false);
     std::uint64_t sequence = 0;
-    for (std::size_t length : {0, 1, 15, 16, 17, 64, 1023, 1024, 1025, 4096, 16383, 16384}) {
+    for (std::size_t length :
+         {0u, 1u, 15u, 16u, 17u, 64u, 1023u, 1024u, 1025u, 4096u, 16383u, 16384u}) {
       CAPTURE(length);
       const Bytes content = counting(length);
       Bytes record = seal(*sealer, sequence, ContentType::application_data, content);
@@ -135,10 +136,10 @@ TEST_CASE("sealing gathers any cut of the parts from any offset") {
   for (Suite suite : kSuites) {
     const TrafficState state = state_of(suite);
     auto sealer = RecordCipher::make(state, true);
-    for (std::size_t length : {1, 700, 1024, 1025, 2000}) {
+    for (std::size_t length : {1u, 700u, 1024u, 1025u, 2000u}) {
       const Bytes expected =
           seal(*sealer, 9, ContentType::application_data, std::span(content).subspan(500, length));
-      for (std::size_t cut : {0, 1, 499, 500, 501, 1000, 1200, 2500, 3000}) {
+      for (std::size_t cut : {0u, 1u, 499u, 500u, 501u, 1000u, 1200u, 2500u, 3000u}) {
         const std::span<const std::uint8_t> all(content);
         const iovec parts[] = {part(all.first(cut / 2)), part(all.subspan(0, 0)),
                                part(all.subspan(cut / 2, cut - cut / 2)), part(all.subspan(cut))};
@@ -155,7 +156,7 @@ TEST_CASE("sealing more than the parts hold is refused and leaves no plaintext b
   const TrafficState state = state_of(Suite::aes_128_gcm_sha256);
   auto sealer = RecordCipher::make(state, true);
   const Bytes content(100, 0x61);
-  for (std::size_t length : {101, 1200}) {
+  for (std::size_t length : {101u, 1200u}) {
     Bytes out(length + kRecordOverhead, 0xff);
     const iovec parts[] = {part(content)};
     CHECK(sealer->seal(0, ContentType::application_data, parts, 0, length, out.data()) == 0);
