@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "tools/exit_code.h"
 
@@ -31,9 +32,10 @@ std::string_view base_name(std::string_view path) {
   return path.substr(path.find_last_of('/') + 1);
 }
 
-std::string read_head(const std::string &path) {
+// Nothing for a file that may be executed but not read.
+std::optional<std::string> read_head(const std::string &path) {
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-  if (fd < 0) return {};
+  if (fd < 0) return std::nullopt;
   std::string head(kScriptHead, '\0');
   ssize_t got = ::read(fd, head.data(), head.size());
   ::close(fd);
@@ -186,17 +188,17 @@ tl::expected<Program, ProgramError> examine(const std::string &command, Imports 
     if (program.chain.size() > kMaxChain) {
       return cannot_execute(program.path + ": too many interpreters of interpreters");
     }
-    std::string head = read_head(file);
-    if (is_elf(head)) break;
-    ScriptLine line = parse_script_line(head);
+    auto head = read_head(file);
+    if (!head) {
+      program.obstacle = "cannot be read, so inlay cannot tell what it is";
+      return program;
+    }
+    if (is_elf(*head)) break;
+    ScriptLine line = parse_script_line(*head);
     std::string next = line.interpreter;
     if (next.empty()) {
       // execve says ENOEXEC; execvp then hands the file to the shell, unless binfmt_misc takes it.
-      if (head.empty()) {
-        program.obstacle = "cannot be read, so inlay cannot tell what it is";
-        return program;
-      }
-      if (head.find('\0') != std::string::npos) {
+      if (head->find('\0') != std::string::npos) {
         return cannot_execute(file + ": neither an ELF executable nor a script");
       }
       next = "/bin/sh";

@@ -1,0 +1,182 @@
+// inlay log: what the processes under inlay noted down, oldest first.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tools/commands.h"
+#include "tools/exit_code.h"
+#include "tools/log_reader.h"
+#include "tools/log_text.h"
+#include "tools/text.h"
+
+namespace inlay::tools {
+namespace {
+
+constexpr std::string_view kHelp =
+    R"(Usage: inlay log [PID] [OPTIONS]
+
+Shows what inlay refused, cut, accepted or let through in the clear, and why: the last 256 events of
+each process, living or dead, oldest first.
+
+Options:
+  --json      JSON lines: time, pid, executable, event, direction, reason, rule, local, remote,
+              own_id, peer_id, detail, fd, bytes_in, bytes_out, version, uid
+  --follow    keep showing events as they come; end with Ctrl-C
+  --reasons   print every reason there is, with its sentence, and end
+
+Looks in /run/inlay and $XDG_RUNTIME_DIR/inlay; root sees every user's. Logs of the user's own
+processes that ended more than a day ago are removed in passing.
+
+Exit codes: 0 good (also without any event), 1 the process has no log, 2 usage
+)";
+
+// Logs of dead processes are kept this long.
+constexpr std::int64_t kKeepSeconds = 24 * 60 * 60;
+constexpr timespec kFollowInterval = {0, 200'000'000};
+
+struct Options {
+  pid_t pid = 0;  // 0: all
+  bool json = false;
+  bool follow = false;
+  bool reasons = false;
+};
+
+struct Line {
+  std::int64_t time_ns;
+  std::string text;
+};
+
+class Logs {
+ public:
+  explicit Logs(const Options &options) : options_(options), folders_(log_folders()) {}
+
+  // Prints what is new since the last call.
+  void show() {
+    std::vector<Line> lines;
+    for (const std::string &folder : folders_) {
+      std::error_code error;
+      for (const auto &entry : std::filesystem::directory_iterator(folder, error)) {
+        auto name = parse_log_name(entry.path().filename().string());
+        if (name && (options_.pid == 0 || options_.pid == name->pid)) {
+          read(entry.path().string(), *name, lines);
+        }
+      }
+    }
+    std::stable_sort(lines.begin(), lines.end(),
+                     [](const Line &a, const Line &b) { return a.time_ns < b.time_ns; });
+    for (const Line &line : lines) {
+      std::fwrite(line.text.data(), 1, line.text.size(), stdout);
+      std::fputc('\n', stdout);
+    }
+    shown_ += lines.size();
+    std::fflush(stdout);
+  }
+
+  std::size_t shown() const { return shown_; }
+  std::size_t processes() const { return next_.size(); }
+  std::string places() const { return fmt::format("{}", fmt::join(folders_, ", ")); }
+
+ private:
+  void read(const std::string &path, const LogName &name, std::vector<Line> &lines) {
+    auto known = next_.find(path);
+    auto log = read_log(path, name, known == next_.end() ? 0 : known->second);
+    if (!log) {
+      // Of another user: not an error unless it was asked for.
+      bool silent = ::access(path.c_str(), R_OK) != 0 && options_.pid == 0;
+      if (!silent && !complained_[path]) complain(path + ": " + log.error());
+      complained_[path] = true;
+      return;
+    }
+    std::uint64_t &next = next_[path];
+    if (log->overwritten != 0) {
+      complain(fmt::format("{} earlier events of process {} are no longer kept", log->overwritten,
+                           log->pid));
+    }
+    for (const LogEvent &event : log->events) {
+      lines.push_back(
+          {event.time_ns, options_.json ? json_line(*log, event) : human_line(*log, event)});
+      next = event.number + 1;
+    }
+    if (known == next_.end()) remove_if_old(path, name, *log);
+  }
+
+  // A log costs memory under /run for as long as it exists; its process cannot remove it when it
+  // is killed.
+  static void remove_if_old(const std::string &path, const LogName &name, const ProcessLog &log) {
+    if (log.owner != ::geteuid() || is_alive(name)) return;
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+    std::int64_t newest = std::max(status.st_mtim.tv_sec, status.st_ctim.tv_sec);
+    if (!log.events.empty()) {
+      newest = std::max(newest, log.events.back().time_ns / 1'000'000'000);
+    }
+    if (std::time(nullptr) - newest > kKeepSeconds) ::unlink(path.c_str());
+  }
+
+  const Options &options_;
+  std::vector<std::string> folders_;
+  std::map<std::string, std::uint64_t> next_;  // path -> number of the first event not shown
+  std::map<std::string, bool> complained_;
+  std::size_t shown_ = 0;
+};
+
+void print_reasons(bool json) {
+  for (std::size_t i = 0; i < policy::kReasonCount; ++i) {
+    auto reason = static_cast<policy::Reason>(i);
+    if (json) {
+      nlohmann::ordered_json line = {{"reason", policy::name(reason)},
+                                     {"sentence", policy::sentence(reason)}};
+      fmt::print("{}\n", line.dump());
+    } else {
+      fmt::print("{:<26} {}\n", policy::name(reason), policy::sentence(reason));
+    }
+  }
+}
+
+void show_logs(const Options &options) {
+  if (options.reasons) return print_reasons(options.json);
+  Logs logs(options);
+  logs.show();
+  if (options.pid != 0 && logs.processes() == 0 && !options.follow) {
+    complain(fmt::format("process {} has no log in {}; was it started by inlay run, by this user?",
+                         options.pid, logs.places()));
+    throw CLI::RuntimeError(kExitFailed);
+  }
+  if (logs.shown() == 0) {
+    complain(
+        fmt::format("no events yet in {}; they come with the first connection of a program "
+                    "started by inlay run",
+                    logs.places()));
+  }
+  while (options.follow && std::ferror(stdout) == 0) {
+    ::nanosleep(&kFollowInterval, nullptr);
+    logs.show();
+  }
+}
+
+}  // namespace
+
+void add_log_command(CLI::App &app) {
+  auto *command = app.add_subcommand("log");
+  auto options = std::make_shared<Options>();
+  command->formatter_fn([](auto...) { return std::string(kHelp); });
+  command->add_option("pid", options->pid)->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json);
+  command->add_flag("--follow", options->follow);
+  command->add_flag("--reasons", options->reasons);
+  command->callback([options] { show_logs(*options); });
+}
+
+}  // namespace inlay::tools
