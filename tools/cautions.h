@@ -1,0 +1,30 @@
+// What the symbols and libraries of a program tell about calls that inlay refuses, cannot see, or
+// handles in a way its user should know. Signs only: a program may import a call and never make it.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/elf_image.h"
+
+namespace inlay::tools {
+
+enum class Severity : bool { note, caution };
+
+struct Caution {
+  Severity severity;
+  std::string about;                 // "io_uring", "TLS", "splice", …
+  std::string text;                  // one sentence or two: what it means, what to do
+  std::vector<std::string> objects;  // paths of the objects that show it
+};
+
+struct ExaminedObject {
+  std::string path;
+  ElfImage image;
+};
+
+// `objects`: the program and everything it is started with. Objects of libc itself say nothing.
+std::vector<Caution> cautions_of(const std::vector<ExaminedObject> &objects);
+
+}  // namespace inlay::tools
