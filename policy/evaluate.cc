@@ -209,8 +209,10 @@ Reason judge_outbound_peer(const Policy &policy, std::uint32_t rule,
 }
 
 std::string_view rule_name(const Policy &policy, bool inbound, std::uint32_t rule) noexcept {
-  if (inbound) return rule < policy.inbound.size() ? policy.inbound[rule].name : "";
-  return rule < policy.outbound.size() ? policy.outbound[rule].name : "";
+  // No `? :` over a std::string and "": that makes a string, and a view of it that dangles.
+  if (inbound && rule < policy.inbound.size()) return policy.inbound[rule].name;
+  if (!inbound && rule < policy.outbound.size()) return policy.outbound[rule].name;
+  return {};
 }
 
 std::string_view name(Mode mode) noexcept {

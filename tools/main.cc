@@ -22,6 +22,7 @@ Commands:
   run      start a program with an identity
   doctor   say beforehand what inlay will do to a program, and what it cannot
   log      show what was refused, cut or let through, and why
+  policy   check a configuration, explain what it does with a connection
   ca       make a development authority, issue identities
   agent    start the node agent (inlay-agent)
 
@@ -65,6 +66,7 @@ int main(int argc, char **argv) {
   app.set_version_flag("--version", "inlay " INLAY_VERSION);
   add_run_command(app);
   add_agent_command(app);
+  add_policy_command(app);
   add_ca_command(app);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");

@@ -18,6 +18,7 @@ inline constexpr std::uint64_t kManagedBit = 1;
 inline constexpr std::uint64_t kUnmanaged = 2;  // not a stream socket of AF_INET or AF_INET6
 inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a connection inlay knows of
 inline constexpr std::uint64_t kPlain = 6;      // connected, in the clear by policy
+inline constexpr std::uint64_t kOwn = 8;        // inlay's own, not the program's
 
 inline constexpr unsigned kDescriptorLimit = 1u << 20;  // numbers at and above it: always probed
 
@@ -45,6 +46,9 @@ void forget_descriptor(int fd) noexcept;
 // The word of `fd`, kUnknown beyond the table; and its replacement (ignored beyond the table).
 std::uint64_t descriptor_word(int fd) noexcept;
 void set_descriptor_word(int fd, std::uint64_t word) noexcept;
+void replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept;
+// No number above it was ever managed or inlay's own.
+int highest_descriptor() noexcept;
 inline std::uint64_t managed_word(const Slot *slot) noexcept {
   return reinterpret_cast<std::uint64_t>(slot) | kManagedBit;
 }

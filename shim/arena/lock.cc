@@ -6,7 +6,7 @@
 #include <linux/futex.h>
 
 #include "shim/arena/process.h"
-#include "shim/session/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim {
 namespace {

@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 #include "shim/arena/lock.h"
-#include "shim/session/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim {
 namespace {

@@ -16,7 +16,7 @@
 #include "shim/arena/process.h"
 #include "shim/boot/environment.h"
 #include "shim/boot/heap.h"
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <new>
 
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim::boot {
 namespace {

@@ -15,7 +15,7 @@
 #include "shim/arena/lock.h"
 #include "shim/arena/process.h"
 #include "shim/boot/json_line.h"
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim::boot {
 namespace {

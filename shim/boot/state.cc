@@ -14,7 +14,7 @@
 #include "policy/load.h"
 #include "policy/snapshot.h"
 #include "shim/boot/heap.h"
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 #include "shim/boot/log.h"
 
 namespace inlay::shim::boot {

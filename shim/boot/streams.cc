@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "shim/boot/heap.h"
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim::boot {
 namespace {

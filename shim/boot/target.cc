@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "shim/boot/environment.h"
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
 

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 
-#include "shim/boot/kernel.h"
+#include "shim/arena/kernel.h"
 
 namespace inlay::shim {
 namespace {

@@ -1,11 +1,46 @@
+// fork: a process shares the sessions that existed when it was forked, and nothing newer.
 #include "shim/session/fork.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/session/helper.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/session.h"
 
 namespace inlay::shim {
 
-[[gnu::weak]] void session_before_fork() noexcept {}
-[[gnu::weak]] void session_after_fork_parent() noexcept {}
-[[gnu::weak]] void session_after_fork_child() noexcept {}
-[[gnu::weak]] void helper_park() noexcept {}
-[[gnu::weak]] void helper_unpark() noexcept {}
+void reset_arena_locks() noexcept;
+
+void session_before_fork() noexcept { helper_before_fork(); }
+
+void session_after_fork_parent() noexcept {
+  close_arenas();
+  helper_after_fork_parent();
+}
+
+void session_after_fork_child() noexcept {
+  if (g_descriptor_words == nullptr) return;
+  reset_arena_locks();
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if (word == kOwn) {
+      close_own(fd);  // the parent's: its helper's, or of a connection it still finishes
+    } else if ((word & kManagedBit) != 0) {
+      join_session(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);
+    }
+  }
+  lingering().store(0, std::memory_order_relaxed);
+  close_arenas();
+  helper_after_fork_child();
+}
+
+// A helper that runs ends by itself when it has nothing to do; what it is doing is not interrupted.
+void helper_park() noexcept {}
+void helper_unpark() noexcept {}
 
 }  // namespace inlay::shim

@@ -70,6 +70,9 @@ void flush_everything(bool will_exec) noexcept;
 enum class Refusal { stdio, call };
 void refuse(Slot &slot, int fd, Refusal what, const char *detail) noexcept;
 
+// A call inlay does not support on a managed socket: one log record; the session lives on.
+void note_unsupported(Slot &slot, int fd, const char *call) noexcept;
+
 // Learned names (names.cc): the process resolved `name` to this address.
 void learn_name(const char *name, const sockaddr *address, socklen_t length) noexcept;
 // True when policy needs learned names: the name hooks skip all work otherwise.

@@ -96,8 +96,7 @@ class Library:
         return found
 
     def process_memory(self):
-        """KiB of a sleeping process: private to it, and the private part of the library's file
-        mappings (relocations and data)."""
+        """KiB of a sleeping process; see private_memory()."""
         found = {}
         for name, (prefix, environment) in self.variants.items():
             process = subprocess.Popen(prefix + ["sleep", "60"], env=environment,
@@ -128,14 +127,18 @@ def wait_for_sleep(process):
 
 
 def private_memory(pid):
-    total = of_library = 0
+    """KiB that no other process can share: written pages. Text is left out, which counts as private
+    (clean) for as long as no second process has the library loaded."""
+    found = {"private_kib": 0, "library_private_kib": 0, "library_resident_kib": 0}
     in_library = False
     with open("/proc/%d/smaps" % pid) as smaps:
         for line in smaps:
             fields = line.split()
             if not fields[0].endswith(":"):
                 in_library = line.rstrip().endswith("libinlay.so")
-            elif fields[0] in ("Private_Clean:", "Private_Dirty:"):
-                total += int(fields[1])
-                of_library += int(fields[1]) if in_library else 0
-    return {"private_kib": total, "library_private_kib": of_library}
+            elif fields[0] == "Private_Dirty:":
+                found["private_kib"] += int(fields[1])
+                found["library_private_kib"] += int(fields[1]) if in_library else 0
+            elif fields[0] == "Rss:" and in_library:
+                found["library_resident_kib"] += int(fields[1])
+    return found

@@ -131,9 +131,10 @@ def library_text(figures):
     rows = [[name, found["ms"]["median"], found["ms"]["min"], found["ms"]["max"],
              found["ms"]["median"] - basis["ms"]["median"], found["cpu_ms"]["median"],
              found["private_kib"], found["private_kib"] - basis["private_kib"],
-             found["library_private_kib"]] for name, found in figures.items()]
+             found["library_private_kib"], found["library_resident_kib"]]
+            for name, found in figures.items()]
     head = ["of `true`, of `sleep`", "ms median", "min", "max", "more", "CPU ms",
-            "private KiB", "more", "of the library's file"]
+            "private KiB", "more", "of the library's file", "its resident KiB"]
     return "library: starting a process, and what of its memory is private\n" + table(head, rows)
 
 

@@ -215,6 +215,8 @@ mode = "deny"
     CHECK(shown(inbound(policy, c.address, c.port)) == c.decision);
   }
   CHECK(inbound(policy, "10.0.0.1", 80).bare_fin == BareFin::eof);
+  CHECK(rule_name(policy, true, 0) == "loopback in the clear");
+  CHECK(rule_name(policy, true, 0).data() == policy.inbound[0].name.data());
   CHECK(rule_name(policy, true, 1) == "web");
   CHECK(rule_name(policy, true, kNoRule).empty());
   CHECK(rule_name(policy, false, 0).empty());

@@ -1,0 +1,84 @@
+// The shared memory sessions live in: slots, found by SO_COOKIE, and a pool of chunks for bytes that
+// wait. A memfd mapped MAP_SHARED, so that it survives fork without a descriptor and exec with one.
+//
+// fork closes an arena to new slots on both sides: processes share only the sessions that existed
+// when one was forked from the other. New sessions then go to a new arena.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "shim/arena/slot.h"
+
+namespace inlay::shim {
+
+inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
+inline constexpr std::uint32_t kArenaVersion = 1;
+inline constexpr std::uint32_t kSlotsPerArena = 32768;
+inline constexpr std::uint32_t kChunksPerArena = 4096;
+inline constexpr std::uint32_t kChunkSize = 20480;
+inline constexpr unsigned kMaxArenas = 64;  // mapped by one process at a time
+
+struct Chunk {
+  std::uint32_t next;
+  std::uint32_t begin;  // of the bytes still waiting
+  std::uint32_t end;
+  std::uint32_t reserved;
+  std::uint8_t bytes[kChunkSize - 16];
+};
+inline constexpr std::size_t kChunkBytes = sizeof(Chunk::bytes);
+
+// Process-private companions of a slot, wiped in forked children. Defined in session/local.h.
+struct Local;
+
+// --- slots --------------------------------------------------------------------------------------
+
+// A fresh slot for the connection with this cookie, state as given. Null when there is no room.
+// Creates the process's arena on first use.
+Slot *allocate_slot(std::uint64_t cookie, State state) noexcept;
+// Ends the slot's use: its chunks go back, its generation grows. The caller was its last holder.
+void free_slot(Slot &slot) noexcept;
+// The slot of the connection with this cookie in any arena this process maps, or null.
+Slot *find_slot(std::uint64_t cookie) noexcept;
+Local &local(Slot &slot) noexcept;
+// Every slot in use, in all arenas: for fork, exit and policy changes.
+template <typename F>
+void for_each_slot(F &&visit) noexcept;
+
+// fork happened: no new slots in the arenas that existed. Called on both sides.
+void close_arenas() noexcept;
+
+// --- chunks -------------------------------------------------------------------------------------
+
+// A chunk from the slot's arena, or kNoChunk when the pool is used up.
+std::uint32_t take_chunk(Slot &slot) noexcept;
+void return_chunk(Slot &slot, std::uint32_t chunk) noexcept;
+Chunk &chunk_at(Slot &slot, std::uint32_t chunk) noexcept;
+
+// Queues. The caller holds the lock that guards the queue.
+// Appends up to `length` bytes; returns how many found room.
+std::size_t queue_append(Slot &slot, Queue &queue, const std::uint8_t *bytes,
+                         std::size_t length) noexcept;
+// The oldest contiguous bytes; empty when the queue is.
+std::span<std::uint8_t> queue_front(Slot &slot, Queue &queue) noexcept;
+void queue_pop(Slot &slot, Queue &queue, std::size_t length) noexcept;
+void queue_clear(Slot &slot, Queue &queue) noexcept;
+
+// --- implementation of for_each_slot ------------------------------------------------------------
+
+unsigned arena_count() noexcept;
+std::uint32_t arena_high_water(unsigned arena) noexcept;
+Slot *arena_slot(unsigned arena, std::uint32_t index) noexcept;
+
+template <typename F>
+void for_each_slot(F &&visit) noexcept {
+  for (unsigned arena = 0; arena < arena_count(); ++arena) {
+    for (std::uint32_t index = 0; index < arena_high_water(arena); ++index) {
+      Slot *slot = arena_slot(arena, index);
+      if (slot != nullptr && slot->cookie.load(std::memory_order_acquire) != 0) visit(*slot);
+    }
+  }
+}
+
+}  // namespace inlay::shim

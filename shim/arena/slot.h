@@ -1,0 +1,105 @@
+// One managed connection's shared state. Plain data in a MAP_SHARED arena: any process that shares
+// the connection continues from it. What only this process knows (cipher contexts, the handshake) is
+// in session/local.h.
+//
+// States:
+//
+//   connecting --TCP up--> handshaking --verified, authorised--> established --last close--> (free)
+//        |                      |                                    |
+//        +---TCP failed: free   +------------> failed <--------------+
+//
+// `state` is a futex: whoever waits for the end of a handshake sleeps on it. Only the owner process
+// moves connecting and handshaking on; anybody may move to failed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "policy/log_record.h"
+#include "policy/policy.h"
+#include "policy/reason.h"
+#include "shim/arena/lock.h"
+#include "tls/post_handshake.h"
+#include "tls/record.h"
+
+namespace inlay::shim {
+
+enum class State : std::uint32_t {
+  free = 0,
+  connecting,   // TCP is not up yet
+  waiting,      // inbound, TCP is up, nobody has touched it: the handshake has no owner yet
+  handshaking,
+  established,
+  failed,
+};
+
+inline constexpr std::uint32_t kNoChunk = 0xffffffffu;
+inline constexpr unsigned kHolders = 8;
+
+// A process that has descriptors of the connection.
+struct Holder {
+  std::atomic<std::uint32_t> pid;
+  std::atomic<std::int32_t> descriptors;
+};
+
+// A chain of chunks in the arena's pool: bytes waiting to be sent, oldest first.
+struct Queue {
+  std::uint32_t first = kNoChunk;
+  std::uint32_t last = kNoChunk;
+  std::uint64_t length = 0;  // bytes in all chunks
+};
+
+// Guarded by Slot::receive_lock.
+struct Receiving {
+  tls::TrafficState traffic;
+  tls::PostHandshake post_handshake;
+  std::uint32_t head_chunk = kNoChunk;  // the incomplete record whose rest is still to arrive
+  std::uint32_t head_length = 0;
+  std::uint32_t taken = 0;              // plaintext of the record in the kernel already delivered
+  bool close_notify = false;            // the peer's end of data: reads give 0
+  bool shut = false;                    // shutdown(SHUT_RD)
+};
+
+// Guarded by Slot::send_lock.
+struct Sending {
+  tls::TrafficState traffic;
+  Queue early;  // plaintext written before the session was established
+  Queue tail;   // sealed bytes the kernel has not taken yet
+  bool shut_requested = false;      // shutdown(SHUT_WR): close_notify and FIN once early and tail are out
+  bool close_notify_sealed = false;
+  bool fin_sent = false;
+  bool corked = false;
+  std::atomic<std::uint32_t> flusher{0};  // thread that sends the tail outside the lock; a futex
+};
+
+struct alignas(64) Slot {
+  std::atomic<std::uint64_t> cookie;      // SO_COOKIE; 0 when free
+  std::atomic<std::uint32_t> generation;  // of the slot's use: grows with each allocation
+  std::atomic<State> state;
+  std::atomic<policy::Reason> reason;     // why it failed
+  std::atomic<std::uint32_t> owner;       // pid whose helper does the handshake; 0 = nobody yet
+  std::atomic<std::uint32_t> waiters;     // threads asleep on `state`
+  std::atomic<bool> error_taken;          // ECONNRESET was reported once, as the kernel does
+  std::atomic<bool> key_update_due;       // the peer asked for one; the next writer sends it
+  std::atomic<bool> output_pending;       // early or tail is not empty: looked at before locking
+  std::atomic<bool> writer_starved;       // a send() got EAGAIN for early data: re-fire EPOLLOUT
+  policy::Direction direction;
+  policy::BareFin bare_fin;
+  std::uint32_t index;                    // of this slot in its arena
+  std::uint32_t next_free;
+  std::uint32_t rule;
+  std::atomic<std::uint64_t> bytes_in;    // application bytes
+  std::atomic<std::uint64_t> bytes_out;
+  std::atomic<std::int32_t> receive_low_water;  // the program's SO_RCVLOWAT, virtualised
+  char peer_id[160];                      // NUL-terminated, truncated: for the log
+
+  SharedLock life_lock;  // descriptors and the handshake's use of them: close against helper
+  Holder holders[kHolders];
+
+  alignas(64) SharedLock receive_lock;
+  Receiving receiving;
+  alignas(64) SharedLock send_lock;
+  Sending sending;
+};
+
+}  // namespace inlay::shim

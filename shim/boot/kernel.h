@@ -1,6 +1,0 @@
-#pragma once
-#if __has_include("shim/arena/kernel.h")
-#include "shim/arena/kernel.h"
-#else
-#include "shim/session/kernel.h"
-#endif

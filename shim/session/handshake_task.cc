@@ -1,0 +1,271 @@
+#include "shim/session/handshake_task.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/kernel.h"
+#include "shim/session/helper.h"
+#include "shim/session/internal.h"
+#include "shim/session/runtime.h"
+
+namespace inlay::shim {
+namespace {
+
+using policy::Direction;
+using policy::Event;
+using policy::Reason;
+
+Reason reason_of(identity::VerifyError error) noexcept {
+  using E = identity::VerifyError;
+  switch (error) {
+    case E::no_certificate:
+      return Reason::no_peer_certificate;
+    case E::malformed:
+      return Reason::certificate_malformed;
+    case E::expired:
+      return Reason::certificate_expired;
+    case E::not_yet_valid:
+      return Reason::certificate_not_yet_valid;
+    case E::unknown_trust_domain:
+      return Reason::trust_domain_unknown;
+    case E::untrusted:
+    case E::intermediate:
+    case E::chain_too_long:
+      return Reason::certificate_untrusted;
+    case E::weak:
+      return Reason::certificate_weak;
+    case E::internal:
+      return Reason::internal_error;
+    default:
+      return Reason::certificate_not_svid;
+  }
+}
+
+Reason reason_of(const tls::HandshakeFailure &failure, Reason judged) noexcept {
+  using E = tls::HandshakeError;
+  switch (failure.error) {
+    case E::not_tls:
+      return Reason::peer_not_tls;
+    case E::version:
+      return Reason::tls_version;
+    case E::alpn:
+      return Reason::alpn_mismatch;
+    case E::no_certificate:
+      return Reason::no_peer_certificate;
+    case E::certificate:
+      return failure.verify ? reason_of(failure.verify->error) : Reason::certificate_malformed;
+    case E::not_authorised:
+      return judged == Reason::none ? Reason::peer_not_allowed : judged;
+    case E::key_proof:
+      return Reason::key_proof_failed;
+    case E::alert_received:
+      return Reason::refused_by_peer;
+    case E::record_overflow:
+      return Reason::record_overflow;
+    case E::own_svid_expired:
+      return Reason::svid_expired;
+    case E::protocol:
+      return Reason::protocol_violation;
+    default:
+      return Reason::internal_error;
+  }
+}
+
+std::string detail_of(const tls::HandshakeFailure &failure) {
+  if (failure.error == tls::HandshakeError::alert_received && failure.alert) {
+    return std::string(tls::name(*failure.alert));
+  }
+  if (failure.verify && !failure.verify->detail.empty()) return failure.verify->detail;
+  return failure.detail;
+}
+
+bool begin(Slot &slot, int fd, Task &task) {
+  const char *why = "";
+  auto credentials = current_credentials(&why);
+  if (credentials == nullptr) {
+    fail_closed(slot, fd, Reason::identity_unreadable, why);
+    return false;
+  }
+  const policy::Policy *policy = local(slot).policy;
+  if (policy == nullptr) policy = current_policy();
+  if (policy == nullptr) {
+    fail_closed(slot, fd, Reason::policy_unreadable);
+    return false;
+  }
+  bool inbound = slot.direction == Direction::inbound;
+  std::uint32_t rule = slot.rule;
+  auto judge = [policy, inbound, rule, &task](const identity::SpiffeId &peer) {
+    std::string_view uri = peer.uri();
+    std::size_t length = std::min(uri.size(), sizeof(task.slot->peer_id) - 1);
+    std::memcpy(task.slot->peer_id, uri.data(), length);
+    task.slot->peer_id[length] = 0;
+    task.judged = inbound ? policy::judge_inbound_peer(*policy, rule, peer)
+                          : policy::judge_outbound_peer(*policy, rule, peer);
+    return task.judged == Reason::allowed;
+  };
+  task.handshake = tls::Handshake::start(std::move(credentials),
+                                         inbound ? tls::Role::server : tls::Role::client, judge);
+  if (task.handshake == nullptr) {
+    fail_closed(slot, fd, Reason::out_of_resources, "no memory for a handshake");
+    return false;
+  }
+  return true;
+}
+
+// 0, EAGAIN, or what broke the connection.
+int send_output(int fd, Task &task) noexcept {
+  while (task.output_sent < task.output.size()) {
+    long sent = kernel::send(fd, task.output.data() + task.output_sent,
+                             task.output.size() - task.output_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) return static_cast<int>(-sent);
+    task.output_sent += static_cast<std::size_t>(sent);
+  }
+  task.output.clear();
+  task.output_sent = 0;
+  return 0;
+}
+
+// Reads towards one whole record, never past its end: what follows may be the session's. Positive
+// when the record is whole, 0 at the end of the stream, negative errno.
+long read_record(int fd, Task &task) {
+  for (;;) {
+    std::size_t have = task.input.size();
+    std::size_t wanted = tls::kHeaderLength;
+    if (have >= tls::kHeaderLength) {
+      auto header = tls::parse_header(task.input);
+      if (!header) return 1;  // advance() says what is wrong with it
+      wanted += header->length;
+      if (have >= wanted) return 1;
+    }
+    task.input.resize(wanted);
+    long got = kernel::receive(fd, task.input.data() + have, wanted - have, MSG_DONTWAIT);
+    task.input.resize(have + (got > 0 ? static_cast<std::size_t>(got) : 0));
+    if (got <= 0) return got;
+    if (task.first_byte_ns == 0) task.first_byte_ns = monotonic_ns();
+  }
+}
+
+HandshakeStep fail(Slot &slot, int fd, Task &task) {
+  send_output(fd, task);  // the alert, as far as the kernel takes it
+  const tls::HandshakeFailure &failure = task.handshake->failure();
+  fail_closed(slot, fd, reason_of(failure, task.judged), detail_of(failure));
+  return HandshakeStep::failed;
+}
+
+HandshakeStep finish(Slot &slot, int fd, Task &task) {
+  tls::Established established = task.handshake->take_established();
+  {
+    Locked receiving(slot.receive_lock);
+    Locked sending(slot.send_lock);
+    slot.receiving.traffic = established.receive;
+    slot.sending.traffic = established.send;
+    // What the kernel did not take of our last flight goes first.
+    std::size_t left = task.output.size() - task.output_sent;
+    if (queue_append(slot, slot.sending.tail, task.output.data() + task.output_sent, left) != left) {
+      sending.unlock();
+      receiving.unlock();
+      fail_closed(slot, fd, Reason::out_of_resources, "no room for the last flight");
+      return HandshakeStep::failed;
+    }
+    Local &mine = local(slot);
+    mine.open = tls::RecordCipher::make(slot.receiving.traffic, false).release();
+    mine.seal = tls::RecordCipher::make(slot.sending.traffic, true).release();
+  }
+  OPENSSL_cleanse(&established.send, sizeof(established.send));
+  OPENSSL_cleanse(&established.receive, sizeof(established.receive));
+  report(&slot, fd, Event::accepted, Reason::allowed, "");
+  State expected = State::handshaking;
+  if (!slot.state.compare_exchange_strong(expected, State::established, std::memory_order_acq_rel)) {
+    return HandshakeStep::failed;
+  }
+  set_state(slot, State::established);
+  refire_readable(fd);
+  return HandshakeStep::established;
+}
+
+HandshakeStep step(Slot &slot, int fd, Task &task) {
+  if (task.handshake == nullptr) {
+    if (!begin(slot, fd, task)) return HandshakeStep::failed;
+    if (slot.direction == Direction::outbound) {
+      std::size_t consumed = 0;
+      if (task.handshake->advance({}, consumed, task.output) == tls::Handshake::Progress::failed) {
+        return fail(slot, fd, task);
+      }
+    }
+  }
+  for (;;) {
+    int error = send_output(fd, task);
+    if (error == EAGAIN) return HandshakeStep::wants_write;
+    if (error != 0) {
+      fail_closed(slot, fd, error == EPIPE ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
+      return HandshakeStep::failed;
+    }
+    long got = read_record(fd, task);
+    if (got == -EAGAIN) return HandshakeStep::wants_read;
+    if (got <= 0) {
+      fail_closed(slot, fd, got == 0 ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
+      return HandshakeStep::failed;
+    }
+    std::size_t consumed = 0;
+    auto progress = task.handshake->advance(task.input, consumed, task.output);
+    task.input.clear();
+    if (progress == tls::Handshake::Progress::failed) return fail(slot, fd, task);
+    if (progress == tls::Handshake::Progress::finished) {
+      send_output(fd, task);
+      return finish(slot, fd, task);
+    }
+  }
+}
+
+}  // namespace
+
+HandshakeStep step_handshake(Slot &slot, int fd, Task &task) noexcept {
+  // The only place where allocation may throw; a handshake without memory is one that failed.
+  try {
+    return step(slot, fd, task);
+  } catch (...) {
+    fail_closed(slot, fd, Reason::out_of_resources, "no memory for a handshake");
+    return HandshakeStep::failed;
+  }
+}
+
+std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
+  const policy::Policy *policy = current_policy();
+  std::int64_t limit =
+      std::int64_t{policy != nullptr ? policy->defaults.handshake_timeout_ms : 5000} * 1'000'000;
+  std::int64_t from = task.first_byte_ns != 0 ? task.first_byte_ns : task.started_ns;
+  if (task.first_byte_ns == 0 && task.waiting_logged) return INT64_MAX / 2;
+  return from + limit - now_ns;
+}
+
+bool deadline_passed(Slot &slot, int fd, Task &task) noexcept {
+  if (task.first_byte_ns == 0) {
+    task.waiting_logged = true;
+    report(&slot, fd, Event::notice, Reason::handshake_waiting, "");
+    return false;
+  }
+  fail_closed(slot, fd, Reason::handshake_timeout);
+  return true;
+}
+
+void refire_readable(int fd) noexcept {
+  // tcp_set_rcvlowat calls sk_data_ready: every epoll set sees the edge again, if data is queued.
+  int low_water = 1;
+  kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water));
+}
+
+void refire_writable(int fd) noexcept {
+  // Setting TCP_NOTSENT_LOWAT, to what it is, calls sk_write_space.
+  unsigned low_water = 0;
+  socklen_t length = sizeof(low_water);
+  if (kernel::get_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water, &length) == 0) {
+    kernel::set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low_water, sizeof(low_water));
+  }
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,44 @@
+// The helper's work on one session, and the handshake it drives. The helper thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "shim/arena/slot.h"
+#include "tls/handshake.h"
+
+namespace inlay::shim {
+
+struct Task {
+  Slot *slot = nullptr;
+  std::uint32_t generation = 0;
+  int registered = -1;             // descriptor in the helper's epoll set
+  bool counted = false;            // among the half-open ones
+  bool waiting_logged = false;
+  std::int64_t started_ns = 0;
+  std::int64_t first_byte_ns = 0;  // 0 until the peer sent something
+  std::unique_ptr<tls::Handshake> handshake;
+  std::vector<std::uint8_t> input;   // of the record that is arriving
+  std::vector<std::uint8_t> output;  // not taken by the kernel yet
+  std::size_t output_sent = 0;
+  policy::Reason judged = policy::Reason::none;
+  Task *next = nullptr;
+  Task *previous = nullptr;
+};
+
+enum class HandshakeStep : std::uint8_t { wants_read, wants_write, established, failed };
+
+// Moves the handshake on as far as it goes without waiting. The slot's life_lock is held.
+HandshakeStep step_handshake(Slot &slot, int fd, Task &task) noexcept;
+
+// The deadline runs from the peer's first byte; before that, only a log line after the same time.
+std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept;
+// True when the session failed by it.
+bool deadline_passed(Slot &slot, int fd, Task &task) noexcept;
+
+// Re-fires readiness edges the program may have consumed before there was anything for it.
+void refire_readable(int fd) noexcept;
+void refire_writable(int fd) noexcept;
+
+}  // namespace inlay::shim

@@ -1,0 +1,101 @@
+// What the files of session/ share. Not for hooks.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "policy/log_record.h"
+#include "policy/reason.h"
+#include "shim/arena/arena.h"
+#include "shim/arena/slot.h"
+#include "shim/session/local.h"
+#include "tls/alert.h"
+
+namespace inlay::shim {
+
+// --- ending badly (fail.cc) ---------------------------------------------------------------------
+
+// Fails the connection closed: alert to the peer when one is given and keys exist, kernel
+// shutdown(SHUT_RDWR), waiters woken, one log record. The first reason stays. No lock may be held.
+void fail_closed(Slot &slot, int fd, policy::Reason reason, std::string_view detail = {},
+                 const tls::Alert *alert = nullptr) noexcept;
+// A lock's owner is gone: nothing guarded by it can be trusted any more.
+void poison(Slot &slot, int fd) noexcept;
+// What a call on a failed session returns: ECONNRESET once, then what TCP gives after a reset.
+ssize_t receive_on_failed(Slot &slot) noexcept;
+ssize_t send_on_failed(Slot &slot, int flags) noexcept;
+// -1 with EPIPE, SIGPIPE raised unless MSG_NOSIGNAL.
+ssize_t broken_pipe(int flags) noexcept;
+// Moves the state and wakes whoever waits for it.
+void set_state(Slot &slot, State state) noexcept;
+
+// --- log (report.cc) ----------------------------------------------------------------------------
+
+// One log record about a session, addresses taken from the kernel. fd may be -1.
+void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason,
+            std::string_view detail) noexcept;
+
+// As above for a connection that has no slot, and maybe no peer yet.
+void report_address(int fd, policy::Event event, policy::Reason reason, std::uint32_t rule,
+                    const sockaddr *remote, socklen_t length) noexcept;
+
+// --- waiting (wait.cc) --------------------------------------------------------------------------
+
+enum class Waited : std::uint8_t {
+  changed,     // the state is not what it was
+  would_block, // the descriptor is non-blocking, or MSG_DONTWAIT
+  timed_out,   // SO_RCVTIMEO or SO_SNDTIMEO: EAGAIN
+  interrupted, // EINTR
+};
+// Blocks while the session is before `established`. `option`: SO_RCVTIMEO or SO_SNDTIMEO.
+Waited wait_for_session(Slot &slot, int fd, int flags, int option) noexcept;
+
+// --- output (send.cc) ---------------------------------------------------------------------------
+
+enum class Push : std::uint8_t {
+  done,     // nothing waits
+  pending,  // the kernel takes no more for now
+  failed,   // the connection is broken: `error` is the kernel's
+};
+// Sends what waits: sealed tail first, then early data, then close_notify and FIN where
+// shutdown asked for them. send_lock held.
+Push push_output(Slot &slot, int fd, int *error) noexcept;
+// Seals one record of our own (alert, KeyUpdate) behind what waits. send_lock held.
+bool queue_control(Slot &slot, tls::ContentType type, std::span<const std::uint8_t> message) noexcept;
+
+// --- the helper (helper.cc) ---------------------------------------------------------------------
+
+// The session has something the helper must see to: a handshake, early data, a tail. Lock-free.
+void notify_helper(Slot &slot) noexcept;
+// Takes an inbound session nobody has touched yet: this process becomes its owner.
+void take_ownership(Slot &slot, int fd) noexcept;
+
+// --- buffers (scratch.cc) -----------------------------------------------------------------------
+
+inline constexpr std::size_t kScratchRecords = 4;
+inline constexpr std::size_t kScratchSize = kScratchRecords * (tls::kMaxRecord + 64);
+
+// Room for ciphertext on its way, and for one record's plaintext. Borrowed from a pool without locks,
+// so that nothing of it lies on the program's stack.
+struct Scratch {
+  std::uint8_t bytes[kScratchSize];
+  std::uint8_t plain[tls::kMaxCiphertext + 64];
+};
+class BorrowedScratch {
+ public:
+  BorrowedScratch() noexcept;
+  ~BorrowedScratch();
+  BorrowedScratch(const BorrowedScratch &) = delete;
+  BorrowedScratch &operator=(const BorrowedScratch &) = delete;
+  explicit operator bool() const noexcept { return scratch_ != nullptr; }
+  Scratch *operator->() const noexcept { return scratch_; }
+
+ private:
+  Scratch *scratch_;
+};
+
+}  // namespace inlay::shim

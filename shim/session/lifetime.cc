@@ -1,0 +1,407 @@
+// Closing, duplicating, ending. The last live holder of a connection sends close_notify; whatever the
+// connection still owes then (an unfinished handshake, early data, a tail) is finished by the helper
+// on a descriptor of inlay's own, after the program's number is free.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/hooks/next.h"
+#include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/receive.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+using policy::Event;
+using policy::Reason;
+
+// How long the end of the process waits for what connections owe, without progress.
+constexpr std::int64_t kExitPatienceNs = 5'000'000'000;
+
+std::atomic<std::uint32_t> g_lingering{0};
+
+// What a number names between the end of its session and the kernel's close: always failed, so that
+// another thread's write can't slip through in the clear.
+Slot g_closing_slot;
+
+std::uint64_t closing_word() noexcept {
+  g_closing_slot.state.store(State::failed, std::memory_order_relaxed);
+  return managed_word(&g_closing_slot);
+}
+
+// A dead process holds nothing; a zombie is dead too.
+bool holds(std::uint32_t pid) noexcept {
+  if (kernel::call(SYS_kill, static_cast<long>(pid), 0) == -ESRCH) return false;
+  char path[32];
+  char *end = path + sizeof(path) - 1;
+  *end = 0;
+  constexpr char kSuffix[] = "/stat";
+  end -= sizeof(kSuffix) - 1;
+  std::memcpy(end, kSuffix, sizeof(kSuffix) - 1);
+  for (std::uint32_t rest = pid; rest != 0; rest /= 10) *--end = static_cast<char>('0' + rest % 10);
+  end -= 6;
+  std::memcpy(end, "/proc/", 6);
+  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(end), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  char stat[512];
+  long got = kernel::call(SYS_read, fd, kernel::word(stat), sizeof(stat) - 1);
+  kernel::close(static_cast<int>(fd));
+  if (got <= 0) return true;
+  // "pid (name) S ...": the name may hold anything, the state follows the last parenthesis.
+  for (long i = got - 3; i > 0; --i) {
+    if (stat[i] == ')') return stat[i + 2] != 'Z' && stat[i + 2] != 'X';
+  }
+  return true;
+}
+
+Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept {
+  for (Holder &holder : slot.holders) {
+    if (holder.pid.load(std::memory_order_acquire) == pid) return &holder;
+  }
+  return nullptr;
+}
+
+// Counts one more descriptor of this process. Without a free place the connection simply never has a
+// last holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
+void add_descriptor(Slot &slot) noexcept {
+  std::uint32_t me = process_id();
+  if (Holder *holder = find_holder(slot, me)) {
+    holder->descriptors.fetch_add(1, std::memory_order_acq_rel);
+    return;
+  }
+  for (Holder &holder : slot.holders) {
+    std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
+    if (pid != 0 && holds(pid)) continue;
+    if (holder.pid.compare_exchange_strong(pid, me, std::memory_order_acq_rel)) {
+      holder.descriptors.store(1, std::memory_order_release);
+      return;
+    }
+  }
+}
+
+bool held_elsewhere(Slot &slot) noexcept {
+  std::uint32_t me = process_id();
+  for (Holder &holder : slot.holders) {
+    std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
+    if (pid != 0 && pid != me && holder.descriptors.load(std::memory_order_acquire) > 0 &&
+        holds(pid)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Another number of this process that names the session.
+int other_descriptor(Slot &slot, int not_this) noexcept {
+  std::uint64_t word = managed_word(&slot);
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    if (fd != not_this && descriptor_word(fd) == word) return fd;
+  }
+  return -1;
+}
+
+void release_holder(Slot &slot) noexcept {
+  if (Holder *holder = find_holder(slot, process_id())) {
+    holder->descriptors.store(0, std::memory_order_release);
+    holder->pid.store(0, std::memory_order_release);
+  }
+}
+
+bool resets_on_close(int fd) noexcept {
+  linger value{};
+  socklen_t length = sizeof(value);
+  return kernel::get_option(fd, SOL_SOCKET, SO_LINGER, &value, &length) == 0 &&
+         value.l_onoff != 0 && value.l_linger == 0;
+}
+
+void log_end(Slot &slot, int fd) noexcept {
+  if (slot.state.load(std::memory_order_acquire) == State::established) {
+    report(&slot, fd, Event::closed, Reason::closed, "");
+  }
+}
+
+// Puts close_notify behind everything else and sends what the kernel takes. True when nothing is
+// owed any more.
+bool send_the_rest(Slot &slot, int fd) noexcept {
+  Locked guard(slot.send_lock);
+  if (guard.reentered() || guard.owner_gone()) return true;
+  slot.sending.shut_requested = true;
+  int error = 0;
+  return push_output(slot, fd, &error) != Push::pending;
+}
+
+// The program's last descriptor goes while bytes are owed: inlay keeps one of its own. False when it
+// can't: the bytes are lost, as with a kill.
+bool start_linger(Slot &slot, int fd) noexcept {
+  Local &mine = local(slot);
+  long copy = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return false;
+  int own = make_own(static_cast<int>(copy));
+  if (own < 0) {
+    kernel::close(static_cast<int>(copy));
+    return false;
+  }
+  // The copy keeps the description alive: without this the program's epoll sets would go on
+  // reporting a descriptor it closed.
+  for (std::uint32_t &watch : mine.watches) {
+    if (watch != 0) kernel::call(SYS_epoll_ctl, watch - 1, EPOLL_CTL_DEL, fd, 0);
+    watch = 0;
+  }
+  mine.descriptor = static_cast<std::uint32_t>(own) + 1;
+  mine.hidden = true;
+  g_lingering.fetch_add(1, std::memory_order_acq_rel);
+  return true;
+}
+
+enum class End : std::uint8_t { other_descriptors, ended, lingers };
+
+// Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
+End end_descriptor(Slot &slot, int fd) noexcept {
+  Locked life(slot.life_lock);
+  struct Closing {
+    int fd;
+    ~Closing() { set_descriptor_word(fd, closing_word()); }
+  } closing{fd};
+  Local &mine = local(slot);
+  Holder *holder = find_holder(slot, process_id());
+  if (holder != nullptr && holder->descriptors.fetch_sub(1, std::memory_order_acq_rel) > 1) {
+    if (mine.descriptor == static_cast<std::uint32_t>(fd) + 1) {
+      mine.descriptor = static_cast<std::uint32_t>(other_descriptor(slot, fd) + 1);
+    }
+    return End::other_descriptors;
+  }
+  bool last = !held_elsewhere(slot);
+  State state = slot.state.load(std::memory_order_acquire);
+  bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == process_id();
+  bool owes = false;
+  if (last && resets_on_close(fd)) {
+    // SO_LINGER 0: dropped and reset, as the program asked.
+  } else if (state == State::established && last) {
+    swallow_control_records(slot, fd);
+    owes = !send_the_rest(slot, fd);
+  } else if ((state == State::handshaking || state == State::connecting) && mine_to_finish) {
+    // Others wait for the handshake, or the peer is owed early data and an orderly end.
+    owes = true;
+    if (last) {
+      Locked guard(slot.send_lock);
+      slot.sending.shut_requested = true;
+    }
+  }
+  if (owes && start_linger(slot, fd)) {
+    if (holder != nullptr) holder->descriptors.store(1, std::memory_order_release);
+    notify_helper(slot);
+    return End::lingers;
+  }
+  log_end(slot, fd);
+  release_holder(slot);
+  mine.descriptor = 0;
+  if (last) {
+    // In-flight calls of other threads see the new state, then the new generation.
+    set_state(slot, State::failed);
+    set_descriptor_word(fd, closing_word());
+    life.unlock();
+    free_slot(slot);
+  } else {
+    drop_local(slot);
+  }
+  return End::ended;
+}
+
+}  // namespace
+
+std::atomic<std::uint32_t> &lingering() noexcept { return g_lingering; }
+
+void finish_linger(Slot &slot) noexcept {
+  Local &mine = local(slot);
+  int own = static_cast<int>(mine.descriptor) - 1;
+  mine.descriptor = 0;
+  mine.hidden = false;
+  log_end(slot, own);
+  bool last = !held_elsewhere(slot);
+  release_holder(slot);
+  if (last) swallow_control_records(slot, own);
+  close_own(own);
+  if (last) {
+    set_state(slot, State::failed);
+    free_slot(slot);
+  } else {
+    drop_local(slot);
+  }
+  if (g_lingering.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    kernel::call(SYS_futex, kernel::word(&g_lingering), FUTEX_WAKE, 1 << 30);
+  }
+}
+
+void join_session(Slot &slot, int fd) noexcept {
+  Locked life(slot.life_lock);
+  add_descriptor(slot);
+  Local &mine = local(slot);
+  if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
+  set_descriptor_word(fd, managed_word(&slot));
+}
+
+void forget_session(Slot &slot, int fd) noexcept {
+  std::uint64_t word = managed_word(&slot);
+  for (int other = 0; other <= highest_descriptor(); ++other) {
+    if (descriptor_word(other) == word) set_descriptor_word(other, kSocket);
+  }
+  set_descriptor_word(fd, kSocket);
+  drop_session(slot);
+}
+
+void drop_session(Slot &slot) noexcept {
+  {
+    Locked life(slot.life_lock);
+    local(slot).descriptor = 0;
+    release_holder(slot);
+    set_state(slot, State::failed);
+    if (held_elsewhere(slot)) return;
+  }
+  free_slot(slot);
+}
+
+int close_managed(Slot &slot, int fd) noexcept {
+  if (&slot == &g_closing_slot) return next.close(fd);  // two threads close it: the kernel decides
+  end_descriptor(slot, fd);
+  int result = next.close(fd);
+  int saved = errno;
+  replace_descriptor_word(fd, closing_word(), kUnknown);
+  errno = saved;
+  return result;
+}
+
+void before_replace(Slot &slot, int to) noexcept {
+  if (&slot != &g_closing_slot) end_descriptor(slot, to);
+}
+
+void duplicated(Slot &slot, int, int to) noexcept {
+  int saved = errno;
+  join_session(slot, to);
+  errno = saved;
+}
+
+void before_close_range(unsigned first, unsigned last) noexcept {
+  unsigned highest = static_cast<unsigned>(highest_descriptor());
+  for (unsigned fd = first; fd <= std::min(last, highest); ++fd) {
+    std::uint64_t word = descriptor_word(static_cast<int>(fd));
+    if ((word & kManagedBit) != 0) {
+      before_replace(*reinterpret_cast<Slot *>(word & ~kManagedBit), static_cast<int>(fd));
+    }
+    if (word != kOwn) set_descriptor_word(static_cast<int>(fd), kUnknown);
+  }
+}
+
+int shut_down(Slot &slot, int fd, int how) noexcept {
+  if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR) return next.shutdown(fd, how);
+  const int saved = errno;
+  State state = slot.state.load(std::memory_order_acquire);
+  if (state == State::failed) return next.shutdown(fd, how);
+  if (state == State::connecting) {
+    errno = ENOTCONN;
+    return -1;
+  }
+  if (how != SHUT_WR) {
+    {
+      Locked guard(slot.receive_lock);
+      if (!guard.reentered()) slot.receiving.shut = true;
+    }
+    if (state == State::established || how == SHUT_RD) kernel::shut_down(fd, SHUT_RD);
+  }
+  if (how != SHUT_RD) {
+    take_ownership(slot, fd);
+    bool pending = false;
+    {
+      Locked guard(slot.send_lock);
+      if (!guard.reentered()) slot.sending.shut_requested = true;
+      slot.output_pending.store(true, std::memory_order_release);
+      int error = 0;
+      pending = slot.state.load(std::memory_order_acquire) != State::established ||
+                push_output(slot, fd, &error) == Push::pending;
+    }
+    if (pending) notify_helper(slot);
+  }
+  errno = saved;
+  return 0;
+}
+
+void watched(Slot &slot, int epoll, int, int operation) noexcept {
+  Locked life(slot.life_lock);
+  Local &mine = local(slot);
+  auto entry = static_cast<std::uint32_t>(epoll) + 1;
+  if (operation == EPOLL_CTL_ADD) {
+    for (std::uint32_t &watch : mine.watches) {
+      if (watch == 0 || watch == entry) {
+        watch = entry;
+        return;
+      }
+    }
+    mine.more_watches = true;
+  } else if (operation == EPOLL_CTL_DEL) {
+    for (std::uint32_t &watch : mine.watches) {
+      if (watch == entry) watch = 0;
+    }
+  }
+}
+
+void flush_everything(bool will_exec) noexcept {
+  if (g_descriptor_words == nullptr || in_foreign_process()) return;
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if ((word & kManagedBit) == 0) continue;
+    if (will_exec && (kernel::call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) == 0) continue;
+    Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
+    if (&slot != &g_closing_slot) end_descriptor(slot, fd);
+  }
+  timespec patience{kExitPatienceNs / 1'000'000'000, 0};
+  for (std::uint32_t left = g_lingering.load(std::memory_order_acquire); left != 0;
+       left = g_lingering.load(std::memory_order_acquire)) {
+    long slept = kernel::call(SYS_futex, kernel::word(&g_lingering), FUTEX_WAIT,
+                              static_cast<long>(left), kernel::word(&patience));
+    if (slept == -ETIMEDOUT) break;
+  }
+}
+
+// --- descriptors of inlay's own -----------------------------------------------------------------
+
+int make_own(int fd) noexcept {
+  rlimit limit{};
+  kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, kernel::word(&limit));
+  // High enough to be out of the way, low enough that the kernel's table need not grow for it.
+  long from = limit.rlim_cur > 16384 ? 8192
+              : limit.rlim_cur > 128 ? static_cast<long>(limit.rlim_cur) - 64
+                                     : 3;
+  long own = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
+  if (own < 0) own = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+  if (own < 0) return -1;
+  kernel::close(fd);
+  set_descriptor_word(static_cast<int>(own), kOwn);
+  return static_cast<int>(own);
+}
+
+void close_own(int fd) noexcept {
+  if (fd < 0) return;
+  kernel::close(fd);
+  replace_descriptor_word(fd, kOwn, kUnknown);
+}
+
+bool is_own_descriptor(int fd) noexcept { return fd >= 0 && descriptor_word(fd) == kOwn; }
+
+int next_own_descriptor(int from) noexcept {
+  for (int fd = std::max(from, 0); fd <= highest_descriptor(); ++fd) {
+    if (descriptor_word(fd) == kOwn) return fd;
+  }
+  return -1;
+}
+
+}  // namespace inlay::shim

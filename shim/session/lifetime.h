@@ -1,0 +1,25 @@
+// Endings that other files of session/ need.
+#pragma once
+
+#include "shim/arena/slot.h"
+
+namespace inlay::shim {
+
+// fd, probed from the kernel, names a session this process shares: it becomes a holder.
+void join_session(Slot &slot, int fd) noexcept;
+// The connection of this session is no more (connect failed, or AF_UNSPEC disconnected it): its
+// descriptors live on as plain unconnected sockets.
+void forget_session(Slot &slot, int fd) noexcept;
+// As forget_session without a descriptor of this process.
+void drop_session(Slot &slot) noexcept;
+// The helper has sent what a closed connection owed.
+void finish_linger(Slot &slot) noexcept;
+// How many closed connections of this process still owe bytes; a futex.
+std::atomic<std::uint32_t> &lingering() noexcept;
+
+// inlay's own descriptors: high numbers, close-on-exec, hidden from close and close_range.
+// Moves `fd` there; -1 on failure (fd stays).
+int make_own(int fd) noexcept;
+void close_own(int fd) noexcept;
+
+}  // namespace inlay::shim

@@ -1,0 +1,41 @@
+#include "shim/session/local.h"
+
+#include "shim/arena/arena.h"
+
+namespace inlay::shim {
+
+void Local::reset() noexcept {
+  open = nullptr;
+  opened = nullptr;
+  opened_length = 0;
+  opened_generation = 0;
+  opened_valid = false;
+  opened_type = tls::ContentType::invalid;
+  opened_sequence = 0;
+  seal = nullptr;
+  task = nullptr;
+  policy = nullptr;
+  descriptor = 0;
+  for (std::uint32_t &watch : watches) watch = 0;
+  more_watches = false;
+  hidden = false;
+  next_in_inbox.store(nullptr, std::memory_order_relaxed);
+  in_inbox.store(false, std::memory_order_relaxed);
+  expects_wait.store(false, std::memory_order_relaxed);
+}
+
+void drop_local(Slot &slot) noexcept {
+  Local &mine = local(slot);
+  tls::RecordCipher *open = mine.open;
+  tls::RecordCipher *seal = mine.seal;
+  std::uint8_t *opened = mine.opened;
+  mine.open = nullptr;
+  mine.seal = nullptr;
+  mine.opened = nullptr;
+  mine.opened_valid = false;
+  delete open;
+  delete seal;
+  delete[] opened;
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,50 @@
+// What only this process knows of a session. Lives in a mapping the kernel wipes in forked children
+// (MADV_WIPEONFORK): a child starts with nothing cached and makes its own. All-zero is the empty
+// value, so descriptor numbers are stored plus one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "shim/arena/slot.h"
+
+namespace inlay::shim {
+
+struct Task;
+
+inline constexpr unsigned kWatches = 4;
+
+struct Local {
+  // Guarded by the slot's receive_lock.
+  tls::RecordCipher *open = nullptr;
+  std::uint8_t *opened = nullptr;       // plaintext of the record that is still in the kernel
+  std::uint32_t opened_length = 0;
+  std::uint16_t opened_generation = 0;
+  bool opened_valid = false;
+  tls::ContentType opened_type = tls::ContentType::invalid;
+  std::uint64_t opened_sequence = 0;
+  // Guarded by the slot's send_lock.
+  tls::RecordCipher *seal = nullptr;
+
+  // Guarded by the slot's life_lock.
+  Task *task = nullptr;                 // the helper's work on this session
+  const policy::Policy *policy = nullptr;  // what decided, for judging the peer
+  std::uint32_t descriptor = 0;         // a number of this process that names it, plus one
+  std::uint32_t watches[kWatches] = {}; // epoll sets it is registered in, plus one
+  bool more_watches = false;            // than there is room for
+  bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
+
+  std::atomic<Slot *> next_in_inbox{nullptr};
+  std::atomic<bool> in_inbox{false};
+  std::atomic<bool> expects_wait{false};  // the last receive slept: look for data by sleeping first
+
+  Local() = default;
+  Local(const Local &) = delete;
+  // Back to the empty value; frees nothing.
+  void reset() noexcept;
+};
+
+// Frees what the process cached for the session.
+void drop_local(Slot &slot) noexcept;
+
+}  // namespace inlay::shim

@@ -1,0 +1,72 @@
+// Socket options and ioctls whose answer the program must not get from the kernel alone.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+
+#include "shim/arena/kernel.h"
+#include "shim/hooks/next.h"
+#include "shim/session/internal.h"
+#include "shim/session/receive.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+int answer_int(int number, void *value, socklen_t *length) noexcept {
+  socklen_t size = std::min<socklen_t>(*length, sizeof(number));
+  std::memcpy(value, &number, size);
+  *length = size;
+  return 0;
+}
+
+int refused(Slot &slot, int fd, const char *option, int error) noexcept {
+  note_unsupported(slot, fd, option);
+  errno = error;
+  return -1;
+}
+
+}  // namespace
+
+int get_option(Slot &slot, int fd, int level, int name, void *value, socklen_t *length) noexcept {
+  if (level == SOL_SOCKET && name == SO_ERROR) {
+    // A failed connect is the kernel's to tell; a failed handshake looks like a reset, once.
+    if (slot.state.load(std::memory_order_acquire) == State::failed &&
+        !slot.error_taken.exchange(true, std::memory_order_relaxed)) {
+      return answer_int(ECONNRESET, value, length);
+    }
+  } else if (level == SOL_SOCKET && name == SO_RCVLOWAT) {
+    return answer_int(slot.receive_low_water.load(std::memory_order_relaxed), value, length);
+  } else if (level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE) {
+    return refused(slot, fd, "TCP_ZEROCOPY_RECEIVE", EINVAL);
+  }
+  return next.getsockopt(fd, level, name, value, length);
+}
+
+int set_option(Slot &slot, int fd, int level, int name, const void *value,
+               socklen_t length) noexcept {
+  if (level == SOL_SOCKET && name == SO_ZEROCOPY) return refused(slot, fd, "SO_ZEROCOPY", EOPNOTSUPP);
+  if (level == IPPROTO_TCP && name == TCP_ULP) return refused(slot, fd, "TCP_ULP", ENOENT);
+  if (level == SOL_SOCKET && name == SO_RCVLOWAT && length >= sizeof(int)) {
+    int wanted;
+    std::memcpy(&wanted, value, sizeof(wanted));
+    slot.receive_low_water.store(wanted <= 0 ? 1 : wanted, std::memory_order_relaxed);
+    return 0;
+  }
+  return next.setsockopt(fd, level, name, value, length);
+}
+
+int control(Slot &slot, int fd, unsigned long request, void *argument) noexcept {
+  if (request == FIONREAD) {
+    int available = readable_bytes(slot, fd);
+    if (available < 0) return next.ioctl(fd, request, argument);
+    *static_cast<int *>(argument) = available;
+    return 0;
+  }
+  return next.ioctl(fd, request, argument);
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,86 @@
+#include "shim/session/runtime.h"
+
+#include <cstring>
+#include <ctime>
+
+#include "identity/file_source.h"
+#include "shim/boot/log.h"
+#include "shim/boot/state.h"
+#include "shim/session/helper.h"
+
+namespace inlay::shim {
+namespace {
+
+constexpr std::int64_t kLookEveryNs = 1'000'000'000;
+
+// The identity this process uses. The helper thread's own.
+struct Identity {
+  explicit Identity(identity::FilePaths paths) : source(std::move(paths)) {}
+  identity::FileSource source;
+  std::shared_ptr<const identity::Material> material;
+  std::shared_ptr<const tls::Credentials> credentials;
+  std::string error;
+  std::int64_t looked_ns = 0;
+};
+
+Identity *g_identity = nullptr;
+const policy::Policy *g_identity_policy = nullptr;  // whose paths g_identity follows
+
+identity::FilePaths paths_of(const policy::Policy &policy) {
+  identity::FilePaths paths;
+  paths.svid = policy.identity.svid;
+  paths.key = policy.identity.key;
+  paths.bundle = policy.identity.bundle;
+  paths.trust_domain = policy.trust_domain;
+  paths.further_bundles = policy.identity.further_bundles;
+  return paths;
+}
+
+void refresh(Identity &identity) {
+  std::int64_t now = monotonic_ns();
+  if (identity.looked_ns != 0 && now - identity.looked_ns < kLookEveryNs) return;
+  identity.looked_ns = now;
+  identity.source.refresh();
+  std::shared_ptr<const identity::Material> material = identity.source.current();
+  if (material == nullptr) {
+    identity.error = identity.source.last_error();
+    return;
+  }
+  if (material == identity.material) return;
+  auto made = tls::Credentials::make(material);
+  if (!made) {
+    identity.error = made.error();
+    return;
+  }
+  identity.credentials = std::move(*made);
+  identity.material = std::move(material);
+  boot::log_own_id(identity.material->svid.id.uri());
+}
+
+}  // namespace
+
+const policy::Policy *current_policy() noexcept { return boot::policy(); }
+
+std::shared_ptr<const tls::Credentials> current_credentials(const char **why) noexcept {
+  const policy::Policy *policy = current_policy();
+  if (policy == nullptr) {
+    *why = "no configuration";
+    return nullptr;
+  }
+  try {
+    if (g_identity == nullptr || g_identity_policy->identity != policy->identity) {
+      delete g_identity;
+      g_identity = nullptr;
+      g_identity = new Identity(paths_of(*policy));
+      g_identity_policy = policy;
+    }
+    refresh(*g_identity);
+    *why = g_identity->error.c_str();
+    return g_identity->credentials;
+  } catch (...) {
+    *why = "out of memory";
+    return nullptr;
+  }
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,407 @@
+// Sending. The rule: what was reported sent will be sent, as far as TCP itself would have.
+//
+//  - Before the session is established, writes go to the early queue: bounded, plaintext, in the
+//    arena. Nothing of it reaches the wire before the peer is authenticated and authorised.
+//  - Afterwards records are sealed straight from the caller's buffers, several per system call. The
+//    sequence number is advanced before a record is sealed, under the send lock, so that a key and
+//    sequence number are never used twice, whatever dies in between.
+//  - What the kernel does not take of sealed records is the tail. The session owns it: every later
+//    call flushes it first, the helper if none comes. Until it is gone send() is EAGAIN, or blocks on a
+//    blocking socket, outside the lock, one flusher at a time.
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include <linux/futex.h>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/hooks/next.h"
+#include "shim/session/internal.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+using policy::Reason;
+using tls::ContentType;
+
+// What one connection may write before its session is up, unless SO_SNDBUF is smaller.
+constexpr std::size_t kEarlyLimit = 256 * 1024;
+
+std::size_t total_length(std::span<const iovec> parts) noexcept {
+  std::size_t total = 0;
+  for (const iovec &part : parts) total += part.iov_len;
+  return total;
+}
+
+bool make_cipher(Slot &slot) noexcept {
+  Local &mine = local(slot);
+  const tls::TrafficState &traffic = slot.sending.traffic;
+  if (mine.seal != nullptr && mine.seal->key_generation() == traffic.key_generation) return true;
+  delete mine.seal;
+  mine.seal = tls::RecordCipher::make(traffic, true).release();
+  return mine.seal != nullptr;
+}
+
+// Seals one record; the number is used up whatever happens. 0 on failure.
+std::size_t seal_record(Slot &slot, ContentType type, std::span<const iovec> parts,
+                        std::size_t offset, std::size_t length, std::uint8_t *out) noexcept {
+  Sending &tx = slot.sending;
+  std::uint64_t sequence = tx.traffic.sequence++;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  return local(slot).seal->seal(sequence, type, parts, offset, length, out);
+}
+
+void note_output(Slot &slot) noexcept {
+  slot.output_pending.store(slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
+                                (slot.sending.shut_requested && !slot.sending.fin_sent),
+                            std::memory_order_release);
+}
+
+// Sends sealed bytes; the kernel's refusal to take all of them leaves a tail. `error` is 0 or the
+// kernel's. False when the tail found no room: the session must fail.
+bool send_sealed(Slot &slot, int fd, const std::uint8_t *bytes, std::size_t length, int flags,
+                 int *error) noexcept {
+  long sent = slot.sending.tail.length > 0
+                  ? -EAGAIN
+                  : kernel::send(fd, bytes, length, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
+  *error = 0;
+  if (sent < 0 && sent != -EAGAIN) {
+    *error = static_cast<int>(-sent);
+    return true;
+  }
+  std::size_t taken = sent > 0 ? static_cast<std::size_t>(sent) : 0;
+  return queue_append(slot, slot.sending.tail, bytes + taken, length - taken) == length - taken;
+}
+
+// A KeyUpdate of our own where the peer asked for one or the key is near its limit.
+bool update_key_when_due(Slot &slot) noexcept {
+  Sending &tx = slot.sending;
+  bool asked = slot.key_update_due.load(std::memory_order_relaxed) &&
+               slot.key_update_due.exchange(false, std::memory_order_acquire);
+  bool worn = tx.traffic.sequence >= tls::record_limit(tx.traffic.suite) - 64;
+  if (!asked && !worn) return true;
+  return queue_control(slot, ContentType::handshake, tls::key_update_message(false)) &&
+         tls::update(tx.traffic);
+}
+
+enum class Step : std::uint8_t { moved, full, failed, broken };
+
+// Seals as much of the caller's bytes from `offset` on as one system call should carry. `moved`
+// bytes were accepted. send_lock held, nothing waits before them.
+Step seal_and_send(Slot &slot, int fd, Scratch &scratch, std::span<const iovec> parts,
+                   std::size_t offset, std::size_t total, int flags, std::size_t *moved,
+                   int *error) noexcept {
+  *moved = 0;
+  if (!update_key_when_due(slot) || !make_cipher(slot)) return Step::broken;
+  std::size_t used = 0;
+  std::size_t at = offset;
+  for (std::size_t record = 0; record < kScratchRecords && at < total; ++record) {
+    std::size_t length = std::min(total - at, tls::kMaxPlaintext);
+    std::size_t size = seal_record(slot, ContentType::application_data, parts, at, length,
+                                   scratch.bytes + used);
+    if (size == 0) return Step::broken;
+    used += size;
+    at += length;
+  }
+  int more = at < total ? MSG_MORE : (flags & MSG_MORE);
+  bool kept = send_sealed(slot, fd, scratch.bytes, used, more, error);
+  if (!kept) return Step::broken;
+  if (*error != 0) return Step::failed;
+  *moved = at - offset;
+  note_output(slot);
+  return slot.sending.tail.length > 0 ? Step::full : Step::moved;
+}
+
+Push push_tail(Slot &slot, int fd, int *error) noexcept {
+  Queue &tail = slot.sending.tail;
+  while (tail.length > 0) {
+    std::span<std::uint8_t> front = queue_front(slot, tail);
+    long sent = kernel::send(fd, front.data(), front.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (sent == -EAGAIN) return Push::pending;
+      *error = static_cast<int>(-sent);
+      return Push::failed;
+    }
+    queue_pop(slot, tail, static_cast<std::size_t>(sent));
+  }
+  return Push::done;
+}
+
+Push push_early(Slot &slot, int fd, int *error) noexcept {
+  Sending &tx = slot.sending;
+  if (tx.early.length == 0) return Push::done;
+  BorrowedScratch scratch;
+  if (!scratch) return Push::pending;
+  while (tx.early.length > 0) {
+    std::span<std::uint8_t> front = queue_front(slot, tx.early);
+    iovec part{front.data(), front.size()};
+    std::size_t moved = 0;
+    Step step = seal_and_send(slot, fd, *scratch.operator->(), {&part, 1}, 0, front.size(), 0,
+                              &moved, error);
+    if (step == Step::failed) return Push::failed;
+    if (step == Step::broken) {
+      *error = ECONNRESET;
+      return Push::failed;
+    }
+    queue_pop(slot, tx.early, moved);
+    if (step == Step::full) return Push::pending;
+  }
+  return Push::done;
+}
+
+Push push_end(Slot &slot, int fd, int *error) noexcept {
+  Sending &tx = slot.sending;
+  if (!tx.shut_requested || tx.fin_sent) return Push::done;
+  if (!tx.close_notify_sealed) {
+    std::array<std::uint8_t, 2> alert = tls::encode(tls::Alert::close_notify);
+    if (!queue_control(slot, ContentType::alert, alert)) {
+      *error = ECONNRESET;
+      return Push::failed;
+    }
+    tx.close_notify_sealed = true;
+  }
+  Push pushed = push_tail(slot, fd, error);
+  if (pushed != Push::done) return pushed;
+  tx.fin_sent = true;
+  kernel::shut_down(fd, SHUT_WR);
+  return Push::done;
+}
+
+// Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
+// EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
+int flush_blocking(Slot &slot, int fd) noexcept {
+  Sending &tx = slot.sending;
+  std::uint32_t me = current_thread_id();
+  int result = 0;
+  while (result == 0) {
+    std::span<std::uint8_t> front;
+    {
+      Locked guard(slot.send_lock);
+      if (guard.reentered()) return EAGAIN;
+      if (guard.owner_gone() || descriptor_word(fd) != managed_word(&slot)) return EBADF;
+      std::uint32_t other = tx.flusher.load(std::memory_order_relaxed);
+      if (other == 0) {
+        front = queue_front(slot, tx.tail);
+        if (front.empty()) break;
+        tx.flusher.store(me, std::memory_order_relaxed);
+      }
+    }
+    if (front.empty()) {
+      // Somebody else is at it: sleep until they are done, then look again.
+      timespec look{0, 50'000'000};
+      std::uint32_t other = tx.flusher.load(std::memory_order_relaxed);
+      if (other == 0) continue;
+      long slept = kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAIT,
+                                static_cast<long>(other), kernel::word(&look));
+      if (slept == -EINTR) return EINTR;
+      if (slept == -ETIMEDOUT && kernel::call(SYS_kill, static_cast<long>(other), 0) == -ESRCH) {
+        poison(slot, fd);
+        return EBADF;
+      }
+      continue;
+    }
+    // The tail's front is stable: only a flusher takes from it.
+    ssize_t sent = next.send(fd, front.data(), front.size(), MSG_NOSIGNAL);
+    int error = sent < 0 ? errno : 0;
+    {
+      Locked guard(slot.send_lock);
+      if (sent > 0) queue_pop(slot, tx.tail, static_cast<std::size_t>(sent));
+      tx.flusher.store(0, std::memory_order_relaxed);
+      note_output(slot);
+    }
+    kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
+    result = error;
+  }
+  return result;
+}
+
+// Room the early queue still has for this connection.
+std::size_t early_room(Slot &slot, int fd) noexcept {
+  int buffer = 0;
+  socklen_t size = sizeof(buffer);
+  std::size_t limit = kEarlyLimit;
+  if (kernel::get_option(fd, SOL_SOCKET, SO_SNDBUF, &buffer, &size) == 0 && buffer > 0) {
+    limit = std::min(limit, static_cast<std::size_t>(buffer));
+  }
+  std::uint64_t held = slot.sending.early.length;
+  return held < limit ? limit - held : 0;
+}
+
+// Appends to the early queue what it has room for. send_lock held.
+std::size_t write_early(Slot &slot, int fd, std::span<const iovec> parts, std::size_t offset) noexcept {
+  std::size_t room = early_room(slot, fd);
+  std::size_t done = 0;
+  for (const iovec &part : parts) {
+    if (offset >= part.iov_len) {
+      offset -= part.iov_len;
+      continue;
+    }
+    std::size_t length = std::min(part.iov_len - offset, room - done);
+    std::size_t kept = queue_append(slot, slot.sending.early,
+                                    static_cast<const std::uint8_t *>(part.iov_base) + offset, length);
+    done += kept;
+    if (kept < length || done == room) break;
+    offset = 0;
+  }
+  note_output(slot);
+  return done;
+}
+
+}  // namespace
+
+bool queue_control(Slot &slot, ContentType type, std::span<const std::uint8_t> message) noexcept {
+  if (!make_cipher(slot)) return false;
+  std::uint8_t record[64 + tls::kRecordOverhead];
+  if (message.size() > 64) return false;
+  iovec part{const_cast<std::uint8_t *>(message.data()), message.size()};
+  std::size_t size = seal_record(slot, type, {&part, 1}, 0, message.size(), record);
+  if (size == 0) return false;
+  bool kept = queue_append(slot, slot.sending.tail, record, size) == size;
+  note_output(slot);
+  return kept;
+}
+
+Push push_output(Slot &slot, int fd, int *error) noexcept {
+  *error = 0;
+  if (slot.sending.flusher.load(std::memory_order_relaxed) != 0) return Push::pending;
+  Push pushed = push_tail(slot, fd, error);
+  if (slot.state.load(std::memory_order_acquire) == State::established) {
+    if (pushed == Push::done && slot.key_update_due.load(std::memory_order_relaxed)) {
+      if (!update_key_when_due(slot)) {
+        *error = ECONNRESET;
+        return Push::failed;
+      }
+      pushed = push_tail(slot, fd, error);
+    }
+    if (pushed == Push::done) pushed = push_early(slot, fd, error);
+    if (pushed == Push::done) pushed = push_end(slot, fd, error);
+  }
+  note_output(slot);
+  return pushed;
+}
+
+ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexcept {
+  if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
+    note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
+    errno = EOPNOTSUPP;
+    return -1;
+  }
+  const int entry_errno = errno;
+  const std::size_t total = total_length(parts);
+  const std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
+  std::size_t done = 0;
+  int error = 0;
+  bool owed = false;
+  while (error == 0) {
+    if (slot.generation.load(std::memory_order_relaxed) != generation ||
+        descriptor_word(fd) != managed_word(&slot)) {
+      error = EBADF;
+      break;
+    }
+    State state = slot.state.load(std::memory_order_acquire);
+    if (state == State::failed) {
+      if (done > 0) break;
+      return send_on_failed(slot, flags);
+    }
+    bool full = false;
+    Reason broken = Reason::none;
+    {
+      Locked guard(slot.send_lock);
+      if (guard.reentered()) {
+        error = EAGAIN;
+        break;
+      }
+      if (guard.owner_gone()) {
+        guard.unlock();
+        poison(slot, fd);
+        continue;
+      }
+      if (descriptor_word(fd) != managed_word(&slot)) continue;
+      if (slot.sending.shut_requested) {
+        guard.unlock();
+        if (done > 0) break;
+        return broken_pipe(flags);
+      }
+      if (slot.state.load(std::memory_order_acquire) != state) continue;
+      if (state != State::established) {
+        done += write_early(slot, fd, parts, done);
+        owed = true;
+        full = done < total;
+      } else {
+        bool waits = slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
+                     slot.sending.flusher.load(std::memory_order_relaxed) != 0;
+        Push pushed = waits ? push_output(slot, fd, &error) : Push::done;
+        if (pushed == Push::pending) {
+          full = true;
+          owed = true;
+        } else if (pushed == Push::done && done < total) {
+          BorrowedScratch scratch;
+          if (!scratch) {
+            error = ENOMEM;
+            break;
+          }
+          Step step = Step::moved;
+          while (step == Step::moved && done < total) {
+            std::size_t moved = 0;
+            step = seal_and_send(slot, fd, *scratch.operator->(), parts, done, total, flags,
+                                 &moved, &error);
+            done += moved;
+          }
+          full = step == Step::full;
+          owed = full;
+          if (step == Step::broken) broken = Reason::internal_error;
+        }
+      }
+    }
+    if (broken != Reason::none) {
+      fail_closed(slot, fd, broken, "record could not be sealed or kept");
+      continue;
+    }
+    if (error != 0) break;
+    if (state != State::established) {
+      take_ownership(slot, fd);
+      if (done == total) break;
+      slot.writer_starved.store(true, std::memory_order_release);
+      notify_helper(slot);
+      Waited waited = wait_for_session(slot, fd, flags, SO_SNDTIMEO);
+      if (waited == Waited::changed) continue;
+      error = waited == Waited::interrupted ? EINTR : EAGAIN;
+      break;
+    }
+    if (!full) {
+      if (done == total) break;
+      continue;
+    }
+    if ((flags & MSG_DONTWAIT) != 0) {
+      if (done == 0) error = EAGAIN;
+      break;
+    }
+    error = flush_blocking(slot, fd);
+    if (error == 0) owed = false;
+    if (error == 0 && slot.sending.early.length > 0) continue;
+    if (error == 0 && done == total) break;
+  }
+  if (owed) notify_helper(slot);
+  if (done > 0) slot.bytes_out.fetch_add(done, std::memory_order_relaxed);
+  if (done > 0 || (error == 0 && total == 0)) {
+    errno = entry_errno;
+    return static_cast<ssize_t>(done);
+  }
+  if (error == EPIPE) return broken_pipe(flags);
+  if (error == ECONNRESET) slot.error_taken.store(true, std::memory_order_relaxed);
+  errno = error;
+  return -1;
+}
+
+ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) noexcept {
+  // Control data on TCP (timestamping, zerocopy) asks for what records can't give; it is ignored as
+  // far as TCP ignores it. The address of an established connection is ignored by TCP as well.
+  return send(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,296 @@
+// How a connection becomes managed: connect, accept, and descriptors this process did not create.
+#include <cerrno>
+
+#include <netinet/in.h>
+#include <linux/tcp.h>
+#include <sys/ioctl.h>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/hooks/next.h"
+#include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/runtime.h"
+#include "shim/session/session.h"
+
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
+
+namespace inlay::shim {
+namespace {
+
+using policy::Decision;
+using policy::Direction;
+using policy::Endpoint;
+using policy::Event;
+using policy::Mode;
+using policy::Reason;
+
+constexpr std::uint8_t kTcpClose = 7;  // TCP_CLOSE of the kernel's tcp_states.h
+
+int int_option(int fd, int level, int name, int otherwise) noexcept {
+  int value = otherwise;
+  socklen_t length = sizeof(value);
+  return kernel::get_option(fd, level, name, &value, &length) == 0 ? value : otherwise;
+}
+
+// A stream socket of AF_INET or AF_INET6 over TCP or MPTCP. -1 when fd is no descriptor at all.
+int is_tcp(int fd) noexcept {
+  int domain = 0;
+  socklen_t length = sizeof(domain);
+  long result = kernel::get_option(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
+  if (result == -EBADF) return -1;
+  if (result != 0 || (domain != AF_INET && domain != AF_INET6)) return 0;
+  if (int_option(fd, SOL_SOCKET, SO_TYPE, 0) != SOCK_STREAM) return 0;
+  int protocol = int_option(fd, SOL_SOCKET, SO_PROTOCOL, IPPROTO_TCP);
+  return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ? 1 : 0;
+}
+
+std::uint64_t cookie_of(int fd) noexcept {
+  std::uint64_t cookie = 0;
+  socklen_t length = sizeof(cookie);
+  return kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
+std::optional<Endpoint> endpoint(int fd, long call) noexcept {
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  if (kernel::call(call, fd, kernel::word(&address), kernel::word(&length)) != 0) return {};
+  return Endpoint::from_sockaddr(reinterpret_cast<sockaddr *>(&address), length);
+}
+
+Slot *current_session(int fd) noexcept {
+  std::uint64_t word = descriptor_word(fd);
+  return (word & kManagedBit) != 0 ? reinterpret_cast<Slot *>(word & ~kManagedBit) : nullptr;
+}
+
+// A connection that may not happen and whose descriptor the program already has: cut in the kernel,
+// remembered as failed so that every call says so. With no slot left the shutdown alone must do.
+void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t rule,
+                      const char *detail) noexcept {
+  Slot *slot = allocate_slot(cookie_of(fd), State::handshaking);
+  kernel::shut_down(fd, SHUT_RDWR);
+  if (slot == nullptr) {
+    set_descriptor_word(fd, kUnmanaged);
+    report(nullptr, fd, Event::refused, reason, detail);
+    return;
+  }
+  slot->direction = direction;
+  slot->rule = rule;
+  local(*slot).descriptor = static_cast<std::uint32_t>(fd) + 1;
+  set_descriptor_word(fd, managed_word(slot));
+  fail_closed(*slot, fd, reason, detail);
+}
+
+// Makes fd managed. Null when there is no slot: the caller must fail closed.
+Slot *manage(int fd, State state, Direction direction, const Decision &decision,
+             const policy::Policy *policy) noexcept {
+  std::uint64_t cookie = cookie_of(fd);
+  if (cookie == 0) return nullptr;
+  if (Slot *stale = find_slot(cookie)) {
+    // A cookie outlives a connection: what is left of the previous one has no more say.
+    set_state(*stale, State::failed);
+    drop_session(*stale);
+  }
+  Slot *slot = allocate_slot(cookie, state);
+  if (slot == nullptr) return nullptr;
+  slot->direction = direction;
+  slot->rule = decision.rule;
+  slot->bare_fin = decision.bare_fin;
+  Local &mine = local(*slot);
+  mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
+  mine.policy = policy;
+  set_descriptor_word(fd, managed_word(slot));
+  return slot;
+}
+
+int denied(int fd, Reason reason, const Decision &decision, const sockaddr *address,
+           socklen_t length) noexcept {
+  report_address(fd, Event::refused, reason, decision.rule, address, length);
+  errno = EACCES;
+  return -1;
+}
+
+int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpoint &remote,
+                  const void *caller) noexcept {
+  const policy::Policy *policy = current_policy();
+  if (policy == nullptr) return denied(fd, Reason::policy_unreadable, {}, address, length);
+  Decision decision = decide_outbound(*policy, remote, caller);
+  if (decision.mode == Mode::deny) return denied(fd, decision.reason, decision, address, length);
+  if (decision.mode == Mode::plaintext) {
+    int result = next.connect(fd, address, length);
+    if (result == 0 || errno == EINPROGRESS || errno == EINTR) {
+      int saved = errno;
+      set_descriptor_word(fd, kPlain);
+      report_address(fd, Event::plaintext, decision.reason, decision.rule, address, length);
+      errno = saved;
+    }
+    return result;
+  }
+  // A SYN must not carry data, and connect() must mean that a SYN is sent.
+  int off = 0;
+  kernel::set_option(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &off, sizeof(off));
+  Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy);
+  if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
+  slot->owner.store(process_id(), std::memory_order_release);
+  int result = next.connect(fd, address, length);
+  int error = result == 0 ? 0 : errno;
+  if (error == 0 || error == EINPROGRESS || error == EINTR) {
+    if (error == 0) set_state(*slot, State::handshaking);
+    notify_helper(*slot);
+  } else {
+    forget_session(*slot, fd);
+  }
+  if (error != 0) errno = error;
+  return result;
+}
+
+// connect() on a descriptor that has a session.
+int connect_again(Slot &slot, int fd, const sockaddr *address, socklen_t length,
+                  const void *caller) noexcept {
+  if (address != nullptr && length >= sizeof(sa_family_t) && address->sa_family == AF_UNSPEC) {
+    int result = next.connect(fd, address, length);
+    if (result == 0) forget_session(slot, fd);
+    return result;
+  }
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+      info.tcpi_state == kTcpClose) {
+    // The attempt before failed: this is a new connection, and a new decision.
+    forget_session(slot, fd);
+    return connect_socket(fd, address, length, caller);
+  }
+  int result = next.connect(fd, address, length);
+  int saved = errno;
+  if (slot.state.load(std::memory_order_acquire) == State::connecting) notify_helper(slot);
+  errno = saved;
+  return result;
+}
+
+// A connected socket that came without a session: inherited over exec, passed by a process without
+// inlay, or made by a call no hook sees.
+Slot *adopt(int fd) noexcept {
+  const policy::Policy *policy = current_policy();
+  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
+  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  if (!here || !there) {
+    set_descriptor_word(fd, kSocket);
+    return nullptr;
+  }
+  if (policy == nullptr) {
+    refuse_connected(fd, Direction::none, Reason::policy_unreadable, policy::kNoRule, "");
+    return current_session(fd);
+  }
+  Decision inbound = policy::decide(*policy, policy::InboundQuery{*here});
+  Decision outbound = decide_outbound(*policy, *there, nullptr);
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
+  int unread = 0;
+  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
+  // Nothing sent, all that was received still unread: a fresh inbound connection (inetd, systemd).
+  bool fresh = info.tcpi_bytes_acked <= 1 && info.tcpi_bytes_sent == 0 &&
+               info.tcpi_bytes_received == static_cast<std::uint64_t>(unread);
+  if (fresh && inbound.mode == Mode::strict) {
+    Slot *slot = manage(fd, State::waiting, Direction::inbound, inbound, policy);
+    if (slot == nullptr) {
+      refuse_connected(fd, Direction::inbound, Reason::out_of_resources, inbound.rule, "");
+    }
+    return current_session(fd);
+  }
+  if (inbound.mode == Mode::plaintext && outbound.mode == Mode::plaintext) {
+    set_descriptor_word(fd, kPlain);
+    return nullptr;
+  }
+  refuse_connected(fd, Direction::none, Reason::inherited_unknown, policy::kNoRule, "");
+  return current_session(fd);
+}
+
+}  // namespace
+
+int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) noexcept {
+  if (Slot *slot = managed(fd)) return connect_again(*slot, fd, address, length, caller);
+  std::uint64_t word = descriptor_word(fd);
+  if (word == kUnmanaged || address == nullptr || length < sizeof(sa_family_t)) {
+    return next.connect(fd, address, length);
+  }
+  std::optional<Endpoint> remote = Endpoint::from_sockaddr(address, length);
+  if (!remote || is_tcp(fd) != 1) {
+    if (address->sa_family == AF_UNSPEC && word == kPlain) set_descriptor_word(fd, kSocket);
+    return next.connect(fd, address, length);
+  }
+  if (word == kPlain && int_option(fd, SOL_SOCKET, SO_ERROR, 0) == 0 &&
+      endpoint(fd, SYS_getpeername)) {
+    return next.connect(fd, address, length);  // already connected: the kernel says EISCONN
+  }
+  return connect_fresh(fd, address, length, *remote, caller);
+}
+
+ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller) noexcept {
+  const auto *address = static_cast<const sockaddr *>(message->msg_name);
+  if (address == nullptr || is_tcp(fd) != 1) return next.sendmsg(fd, message, flags);
+  int connected = connect_socket(fd, address, message->msg_namelen, caller);
+  Slot *slot = managed(fd);
+  if (connected != 0 && !(slot != nullptr && errno == EINPROGRESS)) return -1;
+  if (slot != nullptr) return send_message(*slot, fd, message, flags & ~MSG_FASTOPEN);
+  msghdr plain = *message;
+  plain.msg_name = nullptr;
+  plain.msg_namelen = 0;
+  return next.sendmsg(fd, &plain, flags & ~MSG_FASTOPEN);
+}
+
+int accepted(int, int fd) noexcept {
+  const int saved = errno;
+  forget_descriptor(fd);
+  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
+  if (!here || is_tcp(fd) != 1) {
+    set_descriptor_word(fd, kUnmanaged);
+    errno = saved;
+    return fd;
+  }
+  const policy::Policy *policy = current_policy();
+  if (policy == nullptr) {
+    refuse_connected(fd, Direction::inbound, Reason::policy_unreadable, policy::kNoRule, "");
+    errno = saved;
+    return fd;
+  }
+  Decision decision = policy::decide(*policy, policy::InboundQuery{*here});
+  if (decision.mode == Mode::plaintext) {
+    set_descriptor_word(fd, kPlain);
+    report(nullptr, fd, Event::plaintext, decision.reason, "");
+  } else if (decision.mode == Mode::deny) {
+    refuse_connected(fd, Direction::inbound, decision.reason, decision.rule, "");
+  } else if (manage(fd, State::waiting, Direction::inbound, decision, policy) == nullptr) {
+    refuse_connected(fd, Direction::inbound, Reason::out_of_resources, decision.rule, "");
+  }
+  errno = saved;
+  return fd;
+}
+
+Slot *probe_descriptor(int fd) noexcept {
+  if (g_descriptor_words == nullptr || fd < 0) return nullptr;
+  const int saved = errno;
+  int tcp = is_tcp(fd);
+  Slot *found = nullptr;
+  if (tcp == 0) {
+    set_descriptor_word(fd, kUnmanaged);
+  } else if (tcp == 1) {
+    std::uint64_t cookie = cookie_of(fd);
+    found = find_slot(cookie);
+    if (found != nullptr) {
+      join_session(*found, fd);
+    } else if (int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0 || !endpoint(fd, SYS_getpeername)) {
+      set_descriptor_word(fd, kSocket);
+    } else {
+      found = adopt(fd);
+    }
+  }
+  errno = saved;
+  return found;
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,81 @@
+#include <cerrno>
+#include <ctime>
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/time.h>
+
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/session/internal.h"
+
+namespace inlay::shim {
+namespace {
+
+// How often a waiter looks whether the process that does the handshake still lives.
+constexpr long kOwnerCheckNs = 100'000'000;
+
+std::int64_t now_ns() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+bool owner_died(const Slot &slot) noexcept {
+  std::uint32_t owner = slot.owner.load(std::memory_order_relaxed);
+  return owner != 0 && owner != process_id() &&
+         kernel::call(SYS_kill, static_cast<long>(owner), 0) == -ESRCH;
+}
+
+}  // namespace
+
+Waited wait_for_session(Slot &slot, int fd, int flags, int option) noexcept {
+  State state = slot.state.load(std::memory_order_acquire);
+  if (state == State::established || state == State::failed || state == State::free) {
+    return Waited::changed;
+  }
+  if ((flags & MSG_DONTWAIT) != 0 ||
+      (kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) != 0) {
+    return Waited::would_block;
+  }
+  timeval limit{};
+  socklen_t size = sizeof(limit);
+  kernel::get_option(fd, SOL_SOCKET, option, &limit, &size);
+  std::int64_t end = limit.tv_sec == 0 && limit.tv_usec == 0
+                         ? 0
+                         : now_ns() + std::int64_t{limit.tv_sec} * 1'000'000'000 +
+                               std::int64_t{limit.tv_usec} * 1000;
+  Waited result = Waited::changed;
+  slot.waiters.fetch_add(1, std::memory_order_seq_cst);
+  while (slot.state.load(std::memory_order_acquire) == state) {
+    bool mine = slot.owner.load(std::memory_order_relaxed) == process_id();
+    timespec timeout{};
+    timespec *bound = nullptr;
+    // Without a bound the kernel restarts the wait for SA_RESTART handlers, as recv would.
+    if (end != 0 || !mine) {
+      std::int64_t left = end != 0 ? end - now_ns() : kOwnerCheckNs;
+      if (left <= 0) {
+        result = Waited::timed_out;
+        break;
+      }
+      if (!mine && left > kOwnerCheckNs) left = kOwnerCheckNs;
+      timeout = {left / 1'000'000'000, left % 1'000'000'000};
+      bound = &timeout;
+    }
+    long slept = kernel::call(SYS_futex, kernel::word(&slot.state), FUTEX_WAIT,
+                              static_cast<long>(state), kernel::word(bound));
+    if (slept == -EINTR) {
+      result = Waited::interrupted;
+      break;
+    }
+    if (slept == -ETIMEDOUT && owner_died(slot)) {
+      slot.waiters.fetch_sub(1, std::memory_order_seq_cst);
+      poison(slot, fd);
+      return Waited::changed;
+    }
+  }
+  slot.waiters.fetch_sub(1, std::memory_order_seq_cst);
+  return result;
+}
+
+}  // namespace inlay::shim
