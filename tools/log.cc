@@ -53,6 +53,12 @@ struct Options {
   bool reasons = false;
 };
 
+// The first event of a file that was not shown yet.
+struct Next {
+  ino_t inode = 0;
+  std::uint64_t number = 0;
+};
+
 struct Line {
   std::int64_t time_ns;
   std::string text;
@@ -90,8 +96,12 @@ class Logs {
 
  private:
   void read(const std::string &path, const LogName &name, std::vector<Line> &lines) {
+    // A process that executes another program begins a new file under the same name.
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) return;
     auto known = next_.find(path);
-    auto log = read_log(path, name, known == next_.end() ? 0 : known->second);
+    bool same = known != next_.end() && known->second.inode == status.st_ino;
+    auto log = read_log(path, name, same ? known->second.number : 0);
     if (!log) {
       // Of another user: not an error unless it was asked for.
       bool silent = ::access(path.c_str(), R_OK) != 0 && options_.pid == 0;
@@ -99,7 +109,8 @@ class Logs {
       complained_[path] = true;
       return;
     }
-    std::uint64_t &next = next_[path];
+    Next &next = next_[path];
+    next = {status.st_ino, same ? next.number : 0};
     if (log->overwritten != 0) {
       complain(fmt::format("{} earlier events of process {} are no longer kept", log->overwritten,
                            log->pid));
@@ -107,9 +118,9 @@ class Logs {
     for (const LogEvent &event : log->events) {
       lines.push_back(
           {event.time_ns, options_.json ? json_line(*log, event) : human_line(*log, event)});
-      next = event.number + 1;
+      next.number = event.number + 1;
     }
-    if (known == next_.end()) remove_if_old(path, name, *log);
+    if (!same) remove_if_old(path, name, *log);
   }
 
   // A log costs memory under /run for as long as it exists; its process cannot remove it when it
@@ -127,7 +138,7 @@ class Logs {
 
   const Options &options_;
   std::vector<std::string> folders_;
-  std::map<std::string, std::uint64_t> next_;  // path -> number of the first event not shown
+  std::map<std::string, Next> next_;  // by path
   std::map<std::string, bool> complained_;
   std::size_t shown_ = 0;
 };
