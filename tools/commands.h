@@ -13,5 +13,6 @@ void add_run_command(CLI::App &app);
 void add_agent_command(CLI::App &app);
 void add_policy_command(CLI::App &app);
 void add_ca_command(CLI::App &app);
+void add_policy_command(CLI::App &app);
 
 }  // namespace inlay::tools

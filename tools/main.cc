@@ -24,6 +24,7 @@ Commands:
   log      show what was refused, cut or let through, and why
   policy   check a configuration, explain what it does with a connection
   ca       make a development authority, issue identities
+  policy   check a configuration, explain what it does with a connection
   agent    start the node agent (inlay-agent)
 
 Example: a development authority, an identity, a program that uses it
@@ -68,6 +69,7 @@ int main(int argc, char **argv) {
   add_agent_command(app);
   add_policy_command(app);
   add_ca_command(app);
+  add_policy_command(app);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;
