@@ -28,6 +28,7 @@ struct Address {
 struct Endpoint {
   Address address;
   std::uint16_t port = 0;  // host order
+  bool operator==(const Endpoint &) const = default;
   // "10.0.0.1:80", "[::1]:80"
   std::string text() const;
   // Empty for families other than AF_INET and AF_INET6 and for lengths too short. Safe in hooks:

@@ -14,6 +14,12 @@ std::string joined(const std::vector<IdPattern> &patterns) {
   return out;
 }
 
+// A strict rule with an empty list: no peer will do.
+bool nobody(const Policy &policy, bool inbound, std::uint32_t rule) {
+  if (rule == kNoRule) return false;
+  return inbound ? policy.inbound[rule].allow.empty() : policy.outbound[rule].expect.empty();
+}
+
 std::string wanted(const std::vector<IdPattern> &allow, const std::vector<IdPattern> &deny) {
   if (allow.empty()) return "none is allowed";
   std::string out = "must be one of " + joined(allow);
@@ -43,6 +49,10 @@ Explanation explained(const Policy &policy, bool inbound, const Endpoint &endpoi
   if (decision.mode != Mode::strict) return out;
   if (!peer) {
     out.peer = wanted(policy, inbound, decision.rule);
+    if (nobody(policy, inbound, decision.rule)) {
+      out.allowed = false;
+      out.reason = Reason::peer_not_allowed;
+    }
     return out;
   }
   out.reason = inbound ? judge_inbound_peer(policy, decision.rule, *peer)

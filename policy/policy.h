@@ -128,16 +128,16 @@ struct Policy {
 };
 
 struct InboundQuery {
-  Endpoint local;
+  Endpoint local{};
 };
 
 // What is not known about the caller makes deny rules match and other rules not.
 struct OutboundQuery {
-  Endpoint remote;
-  std::span<const std::string> names;   // what the process resolved to this address
-  std::string_view module;              // path of the object that called connect; "" = unknown
-  std::string_view executable;          // /proc/self/exe; "" = unknown
-  std::span<const std::string> frames;  // "OBJECT!FUNCTION", innermost first
+  Endpoint remote{};
+  std::span<const std::string> names{};   // what the process resolved to this address
+  std::string_view module{};              // path of the object that called connect; "" = unknown
+  std::string_view executable{};          // /proc/self/exe; "" = unknown
+  std::span<const std::string> frames{};  // "OBJECT!FUNCTION", innermost first
   bool frames_known = false;
   // The socket's own address when it is bound, else all zero. Only looked at for a connect to
   // 0.0.0.0, which Linux takes as one to the socket's own address.

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdio>
 #include <set>
 #include <string>
 
@@ -18,4 +19,20 @@ TEST_CASE("every reason has a kebab-case name of its own and a sentence") {
     CHECK_FALSE(inlay::policy::sentence(reason).empty());
   }
   CHECK(inlay::policy::name(static_cast<Reason>(kReasonCount)) == "unknown");
+}
+
+TEST_CASE("the table of reasons in CONFIG.md is the one of reason.h, in its order") {
+  std::FILE *file = std::fopen(INLAY_SOURCE "/policy/CONFIG.md", "r");
+  REQUIRE(file != nullptr);
+  std::string text;
+  for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) text += static_cast<char>(c);
+  std::fclose(file);
+  std::string rows;
+  for (std::size_t i = 1; i < kReasonCount; ++i) {
+    auto reason = static_cast<Reason>(i);
+    rows += "| `" + std::string(inlay::policy::name(reason)) + "` | " +
+            std::string(inlay::policy::sentence(reason)) + " |\n";
+  }
+  INFO("expected:\n" << rows);
+  CHECK(text.find(rows) != std::string::npos);
 }
