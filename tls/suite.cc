@@ -1,5 +1,9 @@
 #include "tls/suite.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace inlay::tls {
 
 std::size_t key_length(Suite suite) noexcept {
@@ -16,7 +20,13 @@ std::uint64_t record_limit(Suite suite) noexcept {
 
 bool processor_has_aes() noexcept {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
+  // Not __builtin_cpu_supports: it brings a constructor of libgcc's.
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_AES) != 0 &&
+         (ecx & bit_PCLMUL) != 0;
 #else
   return true;
 #endif

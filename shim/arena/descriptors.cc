@@ -37,10 +37,8 @@ std::uint64_t descriptor_word(int fd) noexcept {
 
 void set_descriptor_word(int fd, std::uint64_t word) noexcept {
   if (!in_table(fd)) return;
-  if ((word & kManagedBit) != 0 || word == kOwn) {
-    int highest = g_highest.load(std::memory_order_relaxed);
-    while (fd > highest && !g_highest.compare_exchange_weak(highest, fd)) {
-    }
+  int highest = g_highest.load(std::memory_order_relaxed);
+  while (word != kUnknown && fd > highest && !g_highest.compare_exchange_weak(highest, fd)) {
   }
   g_descriptor_words[fd].store(word, std::memory_order_release);
 }

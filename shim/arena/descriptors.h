@@ -47,7 +47,7 @@ void forget_descriptor(int fd) noexcept;
 std::uint64_t descriptor_word(int fd) noexcept;
 void set_descriptor_word(int fd, std::uint64_t word) noexcept;
 void replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept;
-// No number above it was ever managed or inlay's own.
+// No number above it has ever had a word but kUnknown; -1 when none has.
 int highest_descriptor() noexcept;
 inline std::uint64_t managed_word(const Slot *slot) noexcept {
   return reinterpret_cast<std::uint64_t>(slot) | kManagedBit;

@@ -118,9 +118,11 @@ int close_range(unsigned int first, unsigned int last, int flags) {
   // An empty range asks the kernel whether it takes the flags at all.
   if ((flags & ~CLOSE_RANGE_UNSHARE) != 0) return next.close_range(first, last, flags);
   before_close_range(first, last);
-  return close_around_own(first, last, [flags](unsigned from, unsigned to) {
+  int result = close_around_own(first, last, [flags](unsigned from, unsigned to) {
     return next.close_range(from, to, flags);
   });
+  after_close_range(first, last);
+  return result;
 }
 
 void closefrom(int first) {
@@ -134,6 +136,7 @@ void closefrom(int first) {
       from, ~0u, [](unsigned low, unsigned high) { return next.close_range(low, high, 0); });
   // A kernel without close_range: the C library walks /proc/self/fd, inlay's own included.
   if (result != 0) next.closefrom(first);
+  after_close_range(from, ~0u);
   errno = saved;
 }
 

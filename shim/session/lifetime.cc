@@ -3,6 +3,7 @@
 // on a descriptor of inlay's own, after the program's number is free.
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include <fcntl.h>
@@ -33,11 +34,16 @@ std::atomic<std::uint32_t> g_lingering{0};
 
 // What a number names between the end of its session and the kernel's close: always failed, so that
 // another thread's write can't slip through in the clear.
-Slot g_closing_slot;
+alignas(Slot) std::byte g_closing_storage[sizeof(Slot)];  // raw: no constructor at load
+
+bool is_closing(const Slot &slot) noexcept {
+  return static_cast<const void *>(&slot) == static_cast<const void *>(g_closing_storage);
+}
 
 std::uint64_t closing_word() noexcept {
-  g_closing_slot.state.store(State::failed, std::memory_order_relaxed);
-  return managed_word(&g_closing_slot);
+  auto *slot = reinterpret_cast<Slot *>(g_closing_storage);
+  slot->state.store(State::failed, std::memory_order_relaxed);
+  return managed_word(slot);
 }
 
 // A dead process holds nothing; a zombie is dead too.
@@ -272,7 +278,7 @@ void drop_session(Slot &slot) noexcept {
 }
 
 int close_managed(Slot &slot, int fd) noexcept {
-  if (&slot == &g_closing_slot) return next.close(fd);  // two threads close it: the kernel decides
+  if (is_closing(slot)) return next.close(fd);  // two threads close it: the kernel decides
   end_descriptor(slot, fd);
   int result = next.close(fd);
   int saved = errno;
@@ -282,7 +288,7 @@ int close_managed(Slot &slot, int fd) noexcept {
 }
 
 void before_replace(Slot &slot, int to) noexcept {
-  if (&slot != &g_closing_slot) end_descriptor(slot, to);
+  if (!is_closing(slot)) end_descriptor(slot, to);
 }
 
 void duplicated(Slot &slot, int, int to) noexcept {
@@ -292,13 +298,23 @@ void duplicated(Slot &slot, int, int to) noexcept {
 }
 
 void before_close_range(unsigned first, unsigned last) noexcept {
-  unsigned highest = static_cast<unsigned>(highest_descriptor());
-  for (unsigned fd = first; fd <= std::min(last, highest); ++fd) {
-    std::uint64_t word = descriptor_word(static_cast<int>(fd));
+  int highest = highest_descriptor();
+  if (first > static_cast<unsigned>(INT_MAX)) return;
+  for (int fd = static_cast<int>(first); fd <= highest && static_cast<unsigned>(fd) <= last; ++fd) {
+    std::uint64_t word = descriptor_word(fd);
     if ((word & kManagedBit) != 0) {
-      before_replace(*reinterpret_cast<Slot *>(word & ~kManagedBit), static_cast<int>(fd));
+      before_replace(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);
+    } else if (word != kOwn) {
+      set_descriptor_word(fd, kUnknown);
     }
-    if (word != kOwn) set_descriptor_word(static_cast<int>(fd), kUnknown);
+  }
+}
+
+void after_close_range(unsigned first, unsigned last) noexcept {
+  int highest = highest_descriptor();
+  for (int fd = first > static_cast<unsigned>(INT_MAX) ? INT_MAX : static_cast<int>(first);
+       fd <= highest && static_cast<unsigned>(fd) <= last; ++fd) {
+    replace_descriptor_word(fd, closing_word(), kUnknown);
   }
 }
 
@@ -361,7 +377,7 @@ void flush_everything(bool will_exec) noexcept {
     if ((word & kManagedBit) == 0) continue;
     if (will_exec && (kernel::call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) == 0) continue;
     Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
-    if (&slot != &g_closing_slot) end_descriptor(slot, fd);
+    if (!is_closing(slot)) end_descriptor(slot, fd);
   }
   timespec patience{kExitPatienceNs / 1'000'000'000, 0};
   for (std::uint32_t left = g_lingering.load(std::memory_order_acquire); left != 0;

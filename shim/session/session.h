@@ -58,6 +58,8 @@ void before_replace(Slot &slot, int to) noexcept;
 // close_range/closefrom: sessions in [first, last]; the caller makes the system call for `[first,
 // last]` afterwards, minus inlay's own descriptors.
 void before_close_range(unsigned first, unsigned last) noexcept;
+// After it: the numbers are free.
+void after_close_range(unsigned first, unsigned last) noexcept;
 // epoll_ctl bookkeeping after success.
 void watched(Slot &slot, int epoll, int fd, int operation) noexcept;
 
