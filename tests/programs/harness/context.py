@@ -202,9 +202,8 @@ class Context:
         """
         self._pids |= {process.pid for process in self.processes}
         self._pids.update(descendants(os.getpid()))
-        done = subprocess.run([self.inlay_command, "log", "--json"], env=self.env,
-                              capture_output=True, timeout=60, check=False)
-        events = [json.loads(line) for line in done.stdout.decode().splitlines()]
+        out = self.checked([self.inlay_command, "log", "--json"])
+        events = [json.loads(line) for line in out.decode().splitlines()]
         return [event for event in events
                 if event["own_id"].startswith(f"spiffe://{self.trust_domain}/") or
                 event["pid"] in self._pids and nanoseconds(event["time"]) >= self._begin]
@@ -261,7 +260,7 @@ class Context:
         if not self.plain:
             try:
                 events = self.events()
-            except (OSError, ValueError) as error:
+            except (AssertionError, OSError, ValueError) as error:
                 events = [f"unreadable: {error}"]
             lines.append(f"  inlay log, {len(events)} events:")
             lines += [f"    {event}" for event in events[-30:]]
