@@ -10,9 +10,10 @@ class App;
 namespace inlay::tools {
 
 void add_run_command(CLI::App &app);
-void add_agent_command(CLI::App &app);
+void add_doctor_command(CLI::App &app);
+void add_log_command(CLI::App &app);
 void add_policy_command(CLI::App &app);
 void add_ca_command(CLI::App &app);
-void add_policy_command(CLI::App &app);
+void add_agent_command(CLI::App &app);
 
 }  // namespace inlay::tools

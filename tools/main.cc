@@ -24,7 +24,6 @@ Commands:
   log      show what was refused, cut or let through, and why
   policy   check a configuration, explain what it does with a connection
   ca       make a development authority, issue identities
-  policy   check a configuration, explain what it does with a connection
   agent    start the node agent (inlay-agent)
 
 Example: a development authority, an identity, a program that uses it
@@ -66,10 +65,11 @@ int main(int argc, char **argv) {
   app.formatter_fn([](auto...) { return std::string(kHelp); });
   app.set_version_flag("--version", "inlay " INLAY_VERSION);
   add_run_command(app);
-  add_agent_command(app);
+  add_doctor_command(app);
+  add_log_command(app);
   add_policy_command(app);
   add_ca_command(app);
-  add_policy_command(app);
+  add_agent_command(app);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;
@@ -87,6 +87,9 @@ int main(int argc, char **argv) {
     return error.get_exit_code();
   } catch (const CLI::ParseError &error) {
     return usage_error(command, error);
+  } catch (const std::exception &error) {
+    complain(error.what());
+    return command == "run" ? kExitInlayFailed : kExitFailed;
   }
   return 0;
 }

@@ -1,20 +1,27 @@
 // inlay run: check everything that can be checked, then become the command. What the program does
 // afterwards is libinlay.so's; this process leaves nothing behind but its environment.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "policy/load.h"
 #include "tools/command_words.h"
 #include "tools/commands.h"
 #include "tools/exit_code.h"
+#include "tools/identity_check.h"
 #include "tools/preload.h"
 #include "tools/program.h"
+#include "tools/resolve.h"
 #include "tools/settings.h"
+#include "tools/snapshot_fd.h"
 #include "tools/text.h"
 
 namespace inlay::tools {
@@ -44,6 +51,8 @@ Exit codes:
         any other is the command's own
 )";
 
+constexpr int kResolveSeconds = 5;
+
 struct Options {
   std::string config;
   std::vector<uid_t> owners;
@@ -56,12 +65,46 @@ struct Options {
   throw CLI::RuntimeError(code);
 }
 
+// The library reads the configuration itself where it gets no snapshot: in programs that the
+// command starts after it closed its own.
 void set_environment(const Options &options, const std::string &config,
                      const std::string &library) {
   const char *preload = std::getenv("LD_PRELOAD");
   ::setenv("LD_PRELOAD", preload_list(preload == nullptr ? "" : preload, library).c_str(), 1);
   ::setenv("INLAY_CONFIG", config.c_str(), 1);
   if (options.strict) ::setenv("INLAY_STRICT", "1", 1);
+  if (!options.owners.empty()) {
+    ::setenv("INLAY_CONFIG_OWNER", fmt::format("{}", fmt::join(options.owners, ",")).c_str(), 1);
+  }
+  ::unsetenv("INLAY_SNAPSHOT");
+}
+
+// A strict `inlay run` around this one cannot be softened from inside.
+bool inherited_strict() {
+  const char *value = std::getenv("INLAY_STRICT");
+  return value != nullptr && std::string_view(value) == "1";
+}
+
+policy::Policy checked_policy(const Options &options, const std::string &config) {
+  auto policy = policy::load(config, options.owners);
+  if (!policy) fail(kExitInlayFailed, policy.error().text());
+  policy->strict = options.strict || inherited_strict();
+  auto identity = check_identity(*policy, std::time(nullptr));
+  if (!identity) fail(kExitInlayFailed, identity.error());
+  return std::move(*policy);
+}
+
+// A name that cannot be looked up now still protects what the program looks up itself, so it does
+// not keep the program from starting.
+void resolve_into(policy::Policy &policy, const std::string &config) {
+  Resolved resolved = resolve_names(policy, kResolveSeconds);
+  for (const std::string &name : resolved.unknown) {
+    complain(
+        fmt::format("{}: no address for {} now; its rule holds where the program looks the "
+                    "name up itself",
+                    config, name));
+  }
+  policy.resolved = std::move(resolved.pairs);
 }
 
 [[noreturn]] void become(const std::string &path, std::vector<std::string> command) {
@@ -80,6 +123,7 @@ void run(const Options &options, const std::vector<std::string> &command) {
   }
   auto config = find_config(options.config);
   if (!config) fail(kExitInlayFailed, config.error());
+  policy::Policy policy = checked_policy(options, *config);
   auto library = find_library();
   if (!library) fail(kExitInlayFailed, library.error());
 
@@ -90,7 +134,14 @@ void run(const Options &options, const std::vector<std::string> &command) {
          program->chain.back() + " " + program->obstacle +
              "; not started (--allow-unprotected starts it without protection)");
   }
+  resolve_into(policy, *config);
   set_environment(options, *config, *library);
+  // A program that libinlay.so does not get into would keep the descriptor open for nothing.
+  if (program->obstacle.empty()) {
+    auto snapshot = make_snapshot(policy);
+    if (!snapshot) fail(kExitInlayFailed, snapshot.error());
+    ::setenv("INLAY_SNAPSHOT", snapshot->c_str(), 1);
+  }
   become(program->path, command);
 }
 
