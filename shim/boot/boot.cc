@@ -93,7 +93,10 @@ void start(char *const environment[]) noexcept {
   // Without its tables inlay can tell no socket from another; the probes then fail closed.
   make_process_page();
   make_descriptor_table();
-  load_policy(config, value_of(environment, "INLAY_SNAPSHOT"), is_strict);
+  load_policy({.file = config,
+               .snapshot = value_of(environment, "INLAY_SNAPSHOT"),
+               .owners = value_of(environment, "INLAY_CONFIG_OWNER"),
+               .strict = is_strict});
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);

@@ -20,7 +20,8 @@ struct Kept {
   const char *text;
   std::size_t name_length;  // with '='
 };
-constexpr const char *kNames[] = {"LD_PRELOAD=", "INLAY_CONFIG=", "INLAY_STRICT="};
+constexpr const char *kNames[] = {
+    "LD_PRELOAD=", "INLAY_CONFIG=", "INLAY_STRICT=", "INLAY_CONFIG_OWNER="};
 constexpr std::size_t kKept = sizeof kNames / sizeof kNames[0];
 constinit Kept g_kept[kKept] = {};
 const char *g_library = nullptr;  // this library's path, as the loader knows it

@@ -1,5 +1,7 @@
 #include "shim/boot/log.h"
 
+#include "shim/boot/sandbox.h"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -30,7 +32,7 @@ struct Log {
   std::atomic<std::uint32_t> epoch{0};  // fork epoch the file was made in
   std::atomic<bool> making{false};
   char path[kPathSize] = {};  // "" when the file is private memory
-  const char *json_file = "";
+  std::atomic<const char *> json_file{""};
   char own_id[sizeof LogFile::own_id] = {};
 };
 constinit Log g_log;
@@ -87,10 +89,12 @@ bool is_folder(const char *path) noexcept {
          S_ISDIR(info.st_mode);
 }
 
+// Under a seccomp filter opening a file may be the end of the process: private memory then.
 // /run/inlay (sticky and open to all; root makes it), else the user's own runtime folder.
 bool choose_folder(char *path) noexcept {
   constexpr const char kShared[] = "/run/inlay";
   path[0] = '\0';
+  if (sandboxed()) return false;
   if (kernel::call(SYS_geteuid) == 0 &&
       kernel::call(SYS_mkdirat, AT_FDCWD, kernel::word(kShared), 01777) == 0) {
     // mkdir obeys the umask.
@@ -167,7 +171,7 @@ LogFile *current_file() noexcept {
   if (file != nullptr && g_log.epoch.load(std::memory_order_acquire) == epoch) return file;
   // A vfork child writes into its parent's, which fork_epoch() already gives.
   if (g_log.making.exchange(true, std::memory_order_acquire)) return nullptr;
-  std::uint64_t start_time = start_time_of_process();
+  std::uint64_t start_time = sandboxed() ? 0 : start_time_of_process();
   LogFile *made = make_file(g_log.path, start_time);
   if (made == nullptr) made = map(-1, MAP_PRIVATE | MAP_ANONYMOUS);
   if (made != nullptr) {
@@ -208,10 +212,11 @@ void fill(LogRecord &record, const LogFields &fields) noexcept {
 
 // One write of one line: O_APPEND keeps lines of several processes whole.
 void write_json(const LogFile &file, const LogRecord &record) noexcept {
+  if (sandboxed()) return;
   char line[kJsonLineSize];
   std::size_t length = format_json_line(record, file, line, sizeof line);
   long fd = kernel::call(
-      SYS_openat, AT_FDCWD, kernel::word(g_log.json_file),
+      SYS_openat, AT_FDCWD, kernel::word(g_log.json_file.load(std::memory_order_acquire)),
       O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
   if (fd < 0) return;
   kernel::call(SYS_write, fd, kernel::word(line), static_cast<long>(length));
@@ -230,7 +235,7 @@ void log_event(const LogFields &fields) noexcept {
   std::atomic_thread_fence(std::memory_order_release);
   fill(record, fields);
   record.sequence.store(number + 1, std::memory_order_release);
-  if (g_log.json_file[0] != '\0') {
+  if (g_log.json_file.load(std::memory_order_acquire)[0] != '\0') {
     LogRecord copy{};
     fill(copy, fields);
     write_json(*file, copy);
@@ -254,7 +259,7 @@ void log_own_id(std::string_view id) noexcept {
 }
 
 void start_log(const char *json_file) noexcept {
-  g_log.json_file = json_file;
+  g_log.json_file.store(json_file, std::memory_order_release);
   current_file();
 }
 

@@ -5,13 +5,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
+#include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "policy/load.h"
+#include "policy/live.h"
 #include "policy/snapshot.h"
 #include "shim/boot/heap.h"
 #include "shim/arena/kernel.h"
@@ -21,11 +26,8 @@ namespace inlay::shim::boot {
 namespace {
 
 // Made once with new and never destroyed: hooks of other threads run until the very end.
-struct State {
-  std::atomic<const policy::Policy *> current{nullptr};
-  std::string error;
-};
-constinit std::atomic<State *> g_state{nullptr};
+constinit std::atomic<policy::LivePolicy *> g_live{nullptr};
+std::string *g_logged_error = nullptr;
 
 // "FD:INODE" as the launcher wrote it; -1 when it is not that.
 int parse_snapshot(const char *text, std::uint64_t *inode) noexcept {
@@ -54,64 +56,99 @@ bool is_sealed(int fd, std::uint64_t inode, std::size_t *size) noexcept {
   return true;
 }
 
-// Null when there is no usable snapshot: the file is read then, so a broken one costs time only.
-const policy::Policy *from_snapshot(const char *text) {
+// Empty when there is no usable snapshot: the file is read then, so a broken one costs time only.
+std::optional<policy::Policy> from_snapshot(const char *text) {
   std::uint64_t inode = 0;
   std::size_t size = 0;
   int fd = parse_snapshot(text, &inode);
-  if (fd < 0 || !is_sealed(fd, inode, &size)) return nullptr;
+  if (fd < 0 || !is_sealed(fd, inode, &size)) return std::nullopt;
   long base = kernel::call(SYS_mmap, 0, static_cast<long>(size), PROT_READ, MAP_PRIVATE, fd, 0);
   kernel::close(fd);
-  if (base < 0 && base > -4096) return nullptr;
+  if (base < 0 && base > -4096) return std::nullopt;
   auto parsed = policy::deserialize({reinterpret_cast<const char *>(base), size});
   kernel::call(SYS_munmap, base, static_cast<long>(size));
-  return parsed ? new (std::nothrow) policy::Policy(*std::move(parsed)) : nullptr;
+  if (!parsed) return std::nullopt;
+  return *std::move(parsed);
 }
 
-void load(State &state, const char *file, const char *snapshot, bool strict) {
-  const policy::Policy *found = snapshot == nullptr ? nullptr : from_snapshot(snapshot);
-  if (found == nullptr) {
-    auto loaded = policy::load(file);
-    if (loaded) {
-      loaded->strict = loaded->strict || strict;
-      found = new policy::Policy(*std::move(loaded));
-    } else {
-      state.error = loaded.error().text();
-    }
+// "1000,1001". What is not a number ends the list: nobody is trusted by mistake.
+std::vector<uid_t> parse_owners(const char *text) {
+  std::vector<uid_t> owners;
+  while (text != nullptr && *text >= '0' && *text <= '9') {
+    char *end = nullptr;
+    errno = 0;
+    unsigned long uid = std::strtoul(text, &end, 10);
+    if (errno != 0 || uid > UINT32_MAX || (*end != ',' && *end != '\0')) break;
+    owners.push_back(static_cast<uid_t>(uid));
+    text = *end == ',' ? end + 1 : end;
   }
-  state.current.store(found, std::memory_order_release);
+  return owners;
+}
+
+std::unique_ptr<policy::LivePolicy> make_live(const PolicySource &source) {
+  std::vector<uid_t> owners = parse_owners(source.owners);
+  std::optional<policy::Policy> first;
+  if (source.snapshot != nullptr) first = from_snapshot(source.snapshot);
+  if (first) {
+    first->strict = first->strict || source.strict;
+    return std::make_unique<policy::LivePolicy>(*std::move(first), std::move(owners));
+  }
+  auto live = std::make_unique<policy::LivePolicy>(source.file, std::move(owners), source.strict);
+  live->refresh();
+  return live;
+}
+
+void log_error(const policy::LivePolicy &live) {
+  if (live.last_error() == *g_logged_error) return;
+  *g_logged_error = live.last_error();
+  if (live.last_error().empty()) return;
+  LogFields fields;
+  fields.event = policy::Event::notice;
+  fields.reason = policy::Reason::policy_unreadable;
+  fields.detail = live.last_error();
+  log_event(fields);
+}
+
+void follow_log_file(const policy::Policy *policy) noexcept {
+  start_log(policy == nullptr ? "" : policy->log_file.c_str());
 }
 
 }  // namespace
 
 const policy::Policy *policy() noexcept {
-  State *state = g_state.load(std::memory_order_acquire);
-  return state == nullptr ? nullptr : state->current.load(std::memory_order_acquire);
+  policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
+  return live == nullptr ? nullptr : live->current();
+}
+
+std::uint64_t policy_generation() noexcept {
+  policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
+  return live == nullptr ? 0 : live->generation();
 }
 
 std::string_view policy_error() noexcept {
-  State *state = g_state.load(std::memory_order_acquire);
-  return state == nullptr ? std::string_view("out of memory") : std::string_view(state->error);
+  policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
+  return live == nullptr ? std::string_view("out of memory") : std::string_view(live->last_error());
 }
 
-void load_policy(const char *file, const char *snapshot, bool strict) noexcept {
-  auto *state = new (std::nothrow) State;
-  if (state == nullptr) return;
-  try {
-    load(*state, file, snapshot, strict);
-  } catch (const std::bad_alloc &) {
-    state->current.store(nullptr, std::memory_order_release);
-  }
-  g_state.store(state, std::memory_order_release);
-  if (policy() == nullptr) {
-    LogFields fields;
-    fields.event = policy::Event::notice;
-    fields.reason = policy::Reason::policy_unreadable;
-    fields.detail = state->error;
-    log_event(fields);
-  } else {
-    start_log(policy()->log_file.c_str());
-  }
+bool refresh_policy() noexcept try {
+  policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
+  if (live == nullptr) return false;
+  bool changed = live->refresh();
+  if (changed) follow_log_file(live->current());
+  log_error(*live);
+  return changed;
+} catch (const std::bad_alloc &) {
+  return false;
+}
+
+void load_policy(const PolicySource &source) noexcept try {
+  g_logged_error = new std::string;
+  policy::LivePolicy *live = make_live(source).release();
+  g_live.store(live, std::memory_order_release);
+  follow_log_file(live->current());
+  log_error(*live);
+} catch (const std::bad_alloc &) {
+  // policy() stays null: everything fails closed.
 }
 
 }  // namespace inlay::shim::boot

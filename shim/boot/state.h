@@ -1,6 +1,7 @@
 // What the configuration said, for the whole process.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 #include "policy/policy.h"
@@ -11,11 +12,23 @@ namespace inlay::shim::boot {
 // then, with the reason policy_unreadable. Any thread, hooks included. What it ever returned stays
 // valid as long as the process lives.
 const policy::Policy *policy() noexcept;
-// Why policy() is null or old: one line "FILE:LINE:COLUMN: MESSAGE"; "" when the file is in force.
+// Grows with every change of policy(); 0 while it is null. Any thread.
+std::uint64_t policy_generation() noexcept;
+
+// Follows the file: one stat when nothing changed. True when policy() is another one now. A file
+// that cannot be loaded is logged once and changes nothing. One caller at a time, outside hooks.
+bool refresh_policy() noexcept;
+// Why the newest file is not in force: one line "FILE:LINE:COLUMN: MESSAGE"; "" when it is. Same
+// caller as refresh_policy().
 std::string_view policy_error() noexcept;
 
-// Reads the policy: from the launcher's sealed memfd when `snapshot` ("FD:INODE") names one, else
-// from `file`. Once, at boot.
-void load_policy(const char *file, const char *snapshot, bool strict) noexcept;
+struct PolicySource {
+  const char *file;      // INLAY_CONFIG
+  const char *snapshot;  // INLAY_SNAPSHOT, "FD:INODE" of the launcher's sealed memfd, or null
+  const char *owners;    // INLAY_CONFIG_OWNER, further uids that may own the file, "1,2", or null
+  bool strict;
+};
+// Once, at boot.
+void load_policy(const PolicySource &source) noexcept;
 
 }  // namespace inlay::shim::boot

@@ -26,32 +26,34 @@ bool any_refused(Request *const requests[], int count) {
 
 extern "C" {
 
-int aio_read(struct aiocb *request) {
+int aio_read(struct aiocb *request) noexcept {
   if (refused(request->aio_fildes)) return fail(ENOSYS);
   return next.aio_read(request);
 }
 
-int aio_read64(struct aiocb64 *request) {
+int aio_read64(struct aiocb64 *request) noexcept {
   if (refused(request->aio_fildes)) return fail(ENOSYS);
   return next.aio_read64(request);
 }
 
-int aio_write(struct aiocb *request) {
+int aio_write(struct aiocb *request) noexcept {
   if (refused(request->aio_fildes)) return fail(ENOSYS);
   return next.aio_write(request);
 }
 
-int aio_write64(struct aiocb64 *request) {
+int aio_write64(struct aiocb64 *request) noexcept {
   if (refused(request->aio_fildes)) return fail(ENOSYS);
   return next.aio_write64(request);
 }
 
-int lio_listio(int mode, struct aiocb *const requests[], int count, struct sigevent *event) {
+int lio_listio(int mode, struct aiocb *const requests[], int count,
+               struct sigevent *event) noexcept {
   if (any_refused(requests, count)) return fail(ENOSYS);
   return next.lio_listio(mode, requests, count, event);
 }
 
-int lio_listio64(int mode, struct aiocb64 *const requests[], int count, struct sigevent *event) {
+int lio_listio64(int mode, struct aiocb64 *const requests[], int count,
+                 struct sigevent *event) noexcept {
   if (any_refused(requests, count)) return fail(ENOSYS);
   return next.lio_listio64(mode, requests, count, event);
 }

@@ -7,7 +7,7 @@ using namespace inlay::shim;
 
 extern "C" {
 
-ssize_t sendfile64(int to, int from, off64_t *offset, size_t count) {
+ssize_t sendfile64(int to, int from, off64_t *offset, size_t count) noexcept {
   if (Slot *slot = managed(to)) return send_file(*slot, to, from, offset, count);
   // Into a pipe the kernel would hand out records as they are on the wire.
   if (Slot *slot = managed(from)) {
@@ -17,7 +17,7 @@ ssize_t sendfile64(int to, int from, off64_t *offset, size_t count) {
   return next.sendfile64(to, from, offset, count);
 }
 
-ssize_t sendfile(int to, int from, off_t *offset, size_t count) {
+ssize_t sendfile(int to, int from, off_t *offset, size_t count) noexcept {
   static_assert(sizeof(off_t) == sizeof(off64_t));
   return sendfile64(to, from, offset, count);
 }

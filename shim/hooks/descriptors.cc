@@ -61,6 +61,9 @@ int control_with(Control next_fcntl, int fd, int command, void *argument) {
   return copied(fd, next_fcntl(fd, command, argument));
 }
 
+constexpr int kCloseOnExec = static_cast<int>(CLOSE_RANGE_CLOEXEC);
+constexpr int kUnshare = static_cast<int>(CLOSE_RANGE_UNSHARE);
+
 // Closes [first, last] except inlay's own descriptors.
 template <typename CloseRange>
 int close_around_own(unsigned first, unsigned last, CloseRange close) {
@@ -82,7 +85,7 @@ int close_around_own(unsigned first, unsigned last, CloseRange close) {
 
 extern "C" {
 
-int socket(int domain, int type, int protocol) {
+int socket(int domain, int type, int protocol) noexcept {
   return created(bound().socket(domain, type, protocol));
 }
 
@@ -90,7 +93,7 @@ int __socket(int domain, int type, int protocol) {
   return created(bound().__socket(domain, type, protocol));
 }
 
-int socketpair(int domain, int type, int protocol, int pair[2]) {
+int socketpair(int domain, int type, int protocol, int pair[2]) noexcept {
   int result = bound().socketpair(domain, type, protocol, pair);
   if (result == 0) {
     created(pair[0]);
@@ -108,15 +111,14 @@ int close(int fd) { return close_with(next.close, fd); }
 int __close(int fd) { return close_with(next.__close, fd); }
 int __close_nocancel(int fd) { return close_with(next.__close_nocancel, fd); }
 
-int close_range(unsigned int first, unsigned int last, int flags) {
+int close_range(unsigned int first, unsigned int last, int flags) noexcept {
   if (bound().close_range == nullptr) return fail(ENOSYS);
   // CLOSE_RANGE_CLOEXEC closes nothing now, and inlay's own are marked already.
-  if (!boot::active() || first > last || (flags & CLOSE_RANGE_CLOEXEC) != 0 ||
-      in_foreign_process()) {
+  if (!boot::active() || first > last || (flags & kCloseOnExec) != 0 || in_foreign_process()) {
     return next.close_range(first, last, flags);
   }
   // An empty range asks the kernel whether it takes the flags at all.
-  if ((flags & ~CLOSE_RANGE_UNSHARE) != 0) return next.close_range(first, last, flags);
+  if ((flags & ~kUnshare) != 0) return next.close_range(first, last, flags);
   before_close_range(first, last);
   int result = close_around_own(first, last, [flags](unsigned from, unsigned to) {
     return next.close_range(from, to, flags);
@@ -125,7 +127,7 @@ int close_range(unsigned int first, unsigned int last, int flags) {
   return result;
 }
 
-void closefrom(int first) {
+void closefrom(int first) noexcept {
   auto from = static_cast<unsigned>(std::max(first, 0));
   if (!boot::active() || in_foreign_process() || next.close_range == nullptr) {
     return bound().closefrom(first);
@@ -140,9 +142,9 @@ void closefrom(int first) {
   errno = saved;
 }
 
-int dup(int fd) { return copied(fd, bound().dup(fd)); }
+int dup(int fd) noexcept { return copied(fd, bound().dup(fd)); }
 
-int dup2(int from, int to) {
+int dup2(int from, int to) noexcept {
   make_room(from, to);
   return copied(from, bound().dup2(from, to));
 }
@@ -152,7 +154,7 @@ int __dup2(int from, int to) {
   return copied(from, bound().__dup2(from, to));
 }
 
-int dup3(int from, int to, int flags) {
+int dup3(int from, int to, int flags) noexcept {
   if ((flags & ~O_CLOEXEC) == 0) make_room(from, to);
   return copied(from, bound().dup3(from, to, flags));
 }
@@ -181,7 +183,7 @@ int fcntl64(int fd, int command, ...) {
   return control_with(bound().fcntl64, fd, command, argument);
 }
 
-int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) noexcept {
   Slot *slot = managed_here(fd);
   int result = bound().epoll_ctl(epoll, operation, fd, event);
   if (result == 0 && slot != nullptr) watched(*slot, epoll, fd, operation);

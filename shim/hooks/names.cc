@@ -64,7 +64,7 @@ int getaddrinfo_a(int mode, struct gaicb *requests[], int count, struct sigevent
   return error;
 }
 
-int gai_error(struct gaicb *request) {
+int gai_error(struct gaicb *request) noexcept {
   int error = bound().gai_error(request);
   if (error == 0) learn(request->ar_name, request->ar_result);
   return error;

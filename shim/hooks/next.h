@@ -18,14 +18,36 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 
 #include "shim/hooks/list.h"
 
-// The hooks themselves. Those the headers of the C library declare keep their exception
-// specification: cancellation points may throw.
+// The hooks themselves. First those no header declares.
 extern "C" {
+ssize_t __read(int fd, void *buffer, size_t count);
+ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size);
+ssize_t __recv(int fd, void *buffer, size_t length, int flags);
+ssize_t __recv_chk(int fd, void *buffer, size_t length, size_t size, int flags);
+ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t size, int flags,
+                       struct sockaddr *from, socklen_t *from_length);
+ssize_t __write(int fd, const void *buffer, size_t count);
+ssize_t __send(int fd, const void *buffer, size_t length, int flags);
+int __sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
+int __connect(int fd, const struct sockaddr *address, socklen_t length);
+int __socket(int domain, int type, int protocol);
+int pidfd_getfd(int pidfd, int target, unsigned int flags);
+int __close(int fd);
+int __close_nocancel(int fd);
+int __dup2(int from, int to);
+int __fcntl(int fd, int command, ...);
+FILE *_IO_fdopen(int fd, const char *mode);
+int _IO_fclose(FILE *stream);
+int __dprintf_chk(int fd, int flag, const char *format, ...);
+int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
+
+// All visible, and otherwise as declared: a cancellation point may throw, the others may not.
 #define INLAY_DECLARE(family, disposition, type, name, parameters, note) \
-  __attribute__((visibility("default"))) type name parameters;
+  extern __typeof__(name) name __attribute__((visibility("default")));
 INLAY_HOOKS(INLAY_DECLARE)
 #undef INLAY_DECLARE
 }

@@ -4,17 +4,17 @@ using namespace inlay::shim;
 
 extern "C" {
 
-int getsockopt(int fd, int level, int option, void *value, socklen_t *length) {
+int getsockopt(int fd, int level, int option, void *value, socklen_t *length) noexcept {
   if (Slot *slot = managed(fd)) return get_option(*slot, fd, level, option, value, length);
   return next.getsockopt(fd, level, option, value, length);
 }
 
-int setsockopt(int fd, int level, int option, const void *value, socklen_t length) {
+int setsockopt(int fd, int level, int option, const void *value, socklen_t length) noexcept {
   if (Slot *slot = managed(fd)) return set_option(*slot, fd, level, option, value, length);
   return next.setsockopt(fd, level, option, value, length);
 }
 
-int ioctl(int fd, unsigned long request, ...) {
+int ioctl(int fd, unsigned long request, ...) noexcept {
   va_list list;
   va_start(list, request);
   void *argument = va_arg(list, void *);
@@ -23,7 +23,7 @@ int ioctl(int fd, unsigned long request, ...) {
   return next.ioctl(fd, request, argument);
 }
 
-int shutdown(int fd, int how) {
+int shutdown(int fd, int how) noexcept {
   if (Slot *slot = managed(fd)) return shut_down(*slot, fd, how);
   return next.shutdown(fd, how);
 }

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 
 #include "shim/boot/environment.h"
+#include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/fork.h"
@@ -23,7 +24,9 @@ void before_exec() {
 }
 
 void before_exit() {
-  if (boot::active() && !in_foreign_process()) flush_everything(false);
+  if (!boot::active() || in_foreign_process()) return;
+  flush_everything(false);
+  boot::end_log();
 }
 
 int execute(const char *path, char *const arguments[], char *const environment[]) {
@@ -71,27 +74,29 @@ void _exit(int status) {
   __builtin_unreachable();
 }
 
-void _Exit(int status) {
+void _Exit(int status) noexcept {
   before_exit();
   bound()._Exit(status);
   __builtin_unreachable();
 }
 
-int execve(const char *path, char *const arguments[], char *const environment[]) {
+int execve(const char *path, char *const arguments[], char *const environment[]) noexcept {
   return execute(path, arguments, environment);
 }
 
-int execv(const char *path, char *const arguments[]) { return execute(path, arguments, environ); }
+int execv(const char *path, char *const arguments[]) noexcept {
+  return execute(path, arguments, environ);
+}
 
-int execvp(const char *file, char *const arguments[]) {
+int execvp(const char *file, char *const arguments[]) noexcept {
   return execute_in_path(file, arguments, environ);
 }
 
-int execvpe(const char *file, char *const arguments[], char *const environment[]) {
+int execvpe(const char *file, char *const arguments[], char *const environment[]) noexcept {
   return execute_in_path(file, arguments, environment);
 }
 
-int execl(const char *path, const char *argument, ...) {
+int execl(const char *path, const char *argument, ...) noexcept {
   va_list list;
   va_start(list, argument);
   int result = with_list(argument, list,
@@ -100,7 +105,7 @@ int execl(const char *path, const char *argument, ...) {
   return result;
 }
 
-int execle(const char *path, const char *argument, ...) {
+int execle(const char *path, const char *argument, ...) noexcept {
   va_list list;
   va_start(list, argument);
   va_list behind;
@@ -115,7 +120,7 @@ int execle(const char *path, const char *argument, ...) {
   return result;
 }
 
-int execlp(const char *file, const char *argument, ...) {
+int execlp(const char *file, const char *argument, ...) noexcept {
   va_list list;
   va_start(list, argument);
   int result = with_list(
@@ -125,7 +130,7 @@ int execlp(const char *file, const char *argument, ...) {
 }
 
 int execveat(int directory, const char *path, char *const arguments[], char *const environment[],
-             int flags) {
+             int flags) noexcept {
   if (bound().execveat == nullptr) return fail(ENOSYS);
   boot::Target target = boot::judge_target_at(directory, path, flags);
   if (!boot::may_start(target, path)) return fail(EACCES);
@@ -135,7 +140,7 @@ int execveat(int directory, const char *path, char *const arguments[], char *con
   });
 }
 
-int fexecve(int fd, char *const arguments[], char *const environment[]) {
+int fexecve(int fd, char *const arguments[], char *const environment[]) noexcept {
   bound();
   boot::Target target = boot::judge_target_at(fd, "", AT_EMPTY_PATH);
   if (!boot::may_start(target, "")) return fail(EACCES);
@@ -167,7 +172,7 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   });
 }
 
-int prctl(int option, ...) {
+int prctl(int option, ...) noexcept {
   va_list list;
   va_start(list, option);
   unsigned long a = va_arg(list, unsigned long), b = va_arg(list, unsigned long),
@@ -178,7 +183,7 @@ int prctl(int option, ...) {
   return result;
 }
 
-int unshare(int flags) {
+int unshare(int flags) noexcept {
   if (!boot::active() || in_foreign_process()) return bound().unshare(flags);
   helper_park();
   int result = next.unshare(flags);
@@ -186,7 +191,7 @@ int unshare(int flags) {
   return result;
 }
 
-int setns(int fd, int kind) {
+int setns(int fd, int kind) noexcept {
   if (!boot::active() || in_foreign_process()) return bound().setns(fd, kind);
   helper_park();
   int result = next.setns(fd, kind);

@@ -77,7 +77,7 @@ void end_session_under(FILE *stream) {
 
 extern "C" {
 
-FILE *fdopen(int fd, const char *mode) {
+FILE *fdopen(int fd, const char *mode) noexcept {
   if (is_tcp(fd)) return boot::open_socket_stream(fd, mode);
   return bound().fdopen(fd, mode);
 }

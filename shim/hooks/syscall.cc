@@ -2,6 +2,7 @@
 // came. Refusing unknown numbers would break programs for no gain.
 
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include "shim/boot/sandbox.h"
@@ -31,16 +32,30 @@ bool submits_managed(long count, iocb *const *requests) {
   return false;
 }
 
+// The hooks are cancellation points, syscall() is none.
+class NotCancelled {
+ public:
+  NotCancelled() noexcept { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~NotCancelled() { pthread_setcancelstate(before_, nullptr); }
+  NotCancelled(const NotCancelled &) = delete;
+  NotCancelled &operator=(const NotCancelled &) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
 }  // namespace
 
-extern "C" long syscall(long number, ...) {
+extern "C" long syscall(long number, ...) noexcept {
   va_list list;
   va_start(list, number);
   long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long),
        d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
   va_end(list);
+  if (!boot::active()) return next.syscall(number, a, b, c, d, e, f);
+  NotCancelled guard;
   int fd = number_of(a);
-  switch (boot::active() ? number : -1) {
+  switch (number) {
     case SYS_read:
       return read(fd, at<void>(b), size_of(c));
     case SYS_readv:

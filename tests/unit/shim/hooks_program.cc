@@ -360,6 +360,15 @@ void *blocked_reader(void *argument) {
   return nullptr;
 }
 
+// Not a cancellation point: the read returns, then the thread ends at one.
+void *raw_reader(void *argument) {
+  char byte;
+  long got = syscall(SYS_read, *static_cast<int *>(argument), &byte, 1);
+  show("raw read of a cancelled thread", got);
+  pthread_testcancel();
+  return nullptr;
+}
+
 void cancellation() {
   auto [client, server] = connected();
   pthread_t thread;
@@ -368,6 +377,11 @@ void cancellation() {
   void *result = nullptr;
   pthread_join(thread, &result);
   show("a thread blocked in read is cancelled", result == PTHREAD_CANCELED);
+  pthread_create(&thread, nullptr, raw_reader, &server);
+  pthread_cancel(thread);
+  show("write", write(client, "c", 1));
+  pthread_join(thread, &result);
+  show("a thread blocked in a raw read is cancelled later", result == PTHREAD_CANCELED);
   close(client);
   close(server);
 }
