@@ -141,16 +141,16 @@ def folder_instead(ctx, *_):
 
 bad_config("config-missing", missing, the_file)
 bad_config("config-is-a-folder", folder_instead, the_file)
-bad_config("config-malformed", add_line("mode = = 3"), the_file, ":13:")
+bad_config("config-malformed", add_line("mode = = 3"), the_file, ":11:")
 bad_config("config-empty", lambda _, file, __: file.write_text("") and None, the_file)
-bad_config("config-unknown-key", add_line("[log]\nfiel = 'x'"), the_file, ":14:", "fiel")
+bad_config("config-unknown-key", add_line("[log]\nfiel = 'x'"), the_file, ":12:", "fiel")
 bad_config("config-unknown-mode", add_line("[[inbound]]\nname = 'x'\nport = 1\nmode = 'strickt'"),
-           the_file, ":16:", "strickt")
+           the_file, ":14:", "strickt")
 bad_config("config-bad-spiffe-id", add_line("[[inbound]]\nname = 'x'\nport = 1\nmode = 'strict'\n"
                                             "allow = ['spiffe://Example.org/a/../b']"),
-           the_file, ":17:")
+           the_file, ":15:")
 bad_config("config-bad-network", add_line("[[outbound]]\nname = 'x'\nto = ['10.0.0.0/33']\nport = 1"
-                                          "\nmode = 'deny'"), the_file, ":15:")
+                                          "\nmode = 'deny'"), the_file, ":13:")
 bad_config("config-without-inbound-default", without_line("inbound"), the_file, "inbound")
 bad_config("config-without-outbound-default", without_line("outbound"), the_file, "outbound")
 bad_config("config-writable-by-others", mode(None, 0o666), the_file)
