@@ -93,6 +93,12 @@ struct alignas(64) Slot {
   std::atomic<std::int32_t> receive_low_water;  // the program's SO_RCVLOWAT, virtualised
   char peer_id[160];                      // NUL-terminated, truncated: for the log
 
+  // Children that were forked and have not yet put themselves among the holders: a parent that closes
+  // at once must not take itself for the last. `unborn_since_ns` (CLOCK_MONOTONIC) bounds it, for
+  // forks that failed and children killed before they ran.
+  std::atomic<std::int32_t> unborn;
+  std::atomic<std::int64_t> unborn_since_ns;
+
   SharedLock life_lock;  // descriptors and the handshake's use of them: close against helper
   Holder holders[kHolders];
 

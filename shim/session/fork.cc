@@ -16,7 +16,10 @@ namespace inlay::shim {
 
 void reset_arena_locks() noexcept;
 
-void session_before_fork() noexcept { helper_before_fork(); }
+void session_before_fork() noexcept {
+  helper_before_fork();
+  if (g_descriptor_words != nullptr) expect_child();
+}
 
 void session_after_fork_parent() noexcept {
   close_arenas();
@@ -31,7 +34,7 @@ void session_after_fork_child() noexcept {
     if (word == kOwn) {
       close_own(fd);  // the parent's: its helper's, or of a connection it still finishes
     } else if ((word & kManagedBit) != 0) {
-      join_session(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);
+      join_as_child(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);
     }
   }
   lingering().store(0, std::memory_order_relaxed);

@@ -16,6 +16,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
+#include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/receive.h"
@@ -96,7 +97,14 @@ void add_descriptor(Slot &slot) noexcept {
   }
 }
 
+// How long a fork may take to show itself.
+constexpr std::int64_t kUnbornNs = 60'000'000'000;
+
 bool held_elsewhere(Slot &slot) noexcept {
+  if (slot.unborn.load(std::memory_order_acquire) > 0 &&
+      monotonic_ns() - slot.unborn_since_ns.load(std::memory_order_relaxed) < kUnbornNs) {
+    return true;
+  }
   std::uint32_t me = process_id();
   for (Holder &holder : slot.holders) {
     std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
@@ -255,6 +263,27 @@ void join_session(Slot &slot, int fd) noexcept {
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_descriptor_word(fd, managed_word(&slot));
+}
+
+void expect_child() noexcept {
+  std::int64_t now = monotonic_ns();
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if ((word & kManagedBit) == 0) continue;
+    Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
+    slot.unborn_since_ns.store(now, std::memory_order_relaxed);
+    slot.unborn.fetch_add(1, std::memory_order_acq_rel);
+  }
+}
+
+void join_as_child(Slot &slot, int fd) noexcept {
+  if (is_closing(slot)) return;
+  if (slot.cookie.load(std::memory_order_acquire) == 0) {
+    set_descriptor_word(fd, closing_word());  // it ended before this process could run
+    return;
+  }
+  join_session(slot, fd);
+  slot.unborn.fetch_sub(1, std::memory_order_acq_rel);
 }
 
 void forget_session(Slot &slot, int fd) noexcept {

@@ -7,6 +7,9 @@ namespace inlay::shim {
 
 // fd, probed from the kernel, names a session this process shares: it becomes a holder.
 void join_session(Slot &slot, int fd) noexcept;
+// fork: before it, every session is told of a child; in the child, fd's session takes it in.
+void expect_child() noexcept;
+void join_as_child(Slot &slot, int fd) noexcept;
 // The connection of this session is no more (connect failed, or AF_UNSPEC disconnected it): its
 // descriptors live on as plain unconnected sockets.
 void forget_session(Slot &slot, int fd) noexcept;

@@ -463,7 +463,8 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noe
                      local(slot).expects_wait.load(std::memory_order_relaxed);
   for (;;) {
     if (slot.generation.load(std::memory_order_relaxed) != generation ||
-        descriptor_word(fd) != managed_word(&slot)) {
+        descriptor_word(fd) != managed_word(&slot) ||
+        slot.state.load(std::memory_order_acquire) == State::free) {
       // Closed while this call slept.
       if (sink.delivered() > 0) break;
       errno = EBADF;

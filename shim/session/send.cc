@@ -299,7 +299,8 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexce
   bool owed = false;
   while (error == 0) {
     if (slot.generation.load(std::memory_order_relaxed) != generation ||
-        descriptor_word(fd) != managed_word(&slot)) {
+        descriptor_word(fd) != managed_word(&slot) ||
+        slot.state.load(std::memory_order_acquire) == State::free) {
       error = EBADF;
       break;
     }
