@@ -184,6 +184,7 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     return HandshakeStep::failed;
   }
   set_state(slot, State::established);
+  slot.hides_readiness.store(false, std::memory_order_relaxed);
   refire_readable(fd);
   return HandshakeStep::established;
 }

@@ -18,6 +18,8 @@ struct Task {
   bool waiting_logged = false;
   std::int64_t started_ns = 0;
   std::int64_t first_byte_ns = 0;  // 0 until the peer sent something
+  std::int64_t poll_at_ns = 0;     // when to look for bytes SO_RCVLOWAT hides; 0 = not
+  std::int64_t poll_after_ns = 0;  // the back-off
   std::unique_ptr<tls::Handshake> handshake;
   std::vector<std::uint8_t> input;   // of the record that is arriving
   std::vector<std::uint8_t> output;  // not taken by the kernel yet

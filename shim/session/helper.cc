@@ -37,6 +37,9 @@ namespace {
 
 constexpr std::size_t kStackSize = 512 * 1024;
 constexpr std::int64_t kIdleNs = 2'000'000'000;  // how long a helper without work stays
+constexpr std::int64_t kTouchGraceNs = 5'000'000;  // before the acceptor's helper begins by itself
+constexpr std::int64_t kPollFirstNs = 1'000'000;   // looking for hidden handshake bytes: back-off
+constexpr std::int64_t kPollLastNs = 16'000'000;
 constexpr std::size_t kHalfOpenLimit = 4096;     // unfinished inbound handshakes of this process
 
 struct Helper {
@@ -147,10 +150,38 @@ Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {
   }
 }
 
+// An accepted blocking socket whose handshake bytes are hidden: the program can't be woken by them, so
+// this process sees to the handshake unless somebody touches the socket first (a forked child).
+Next attend_waiting(Slot &slot, Task &task) noexcept {
+  if (!slot.hides_readiness.load(std::memory_order_acquire)) return Next::end;
+  std::int64_t now = monotonic_ns();
+  if (now - task.started_ns < kTouchGraceNs) {
+    task.poll_at_ns = task.started_ns + kTouchGraceNs;
+    return Next::keep;
+  }
+  task.poll_at_ns = 0;
+  std::uint32_t nobody = 0;
+  if (!slot.owner.compare_exchange_strong(nobody, process_id(), std::memory_order_acq_rel)) {
+    return Next::end;
+  }
+  State waiting = State::waiting;
+  if (slot.state.compare_exchange_strong(waiting, State::handshaking, std::memory_order_acq_rel)) {
+    set_state(slot, State::handshaking);
+  }
+  return Next::keep;
+}
+
+void poll_later(Task &task) noexcept {
+  task.poll_after_ns = std::clamp(task.poll_after_ns * 2, kPollFirstNs, kPollLastNs);
+  task.poll_at_ns = monotonic_ns() + task.poll_after_ns;
+}
+
 Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
   bound_half_open(task);
+  task.poll_at_ns = 0;
   switch (step_handshake(slot, fd, task)) {
     case HandshakeStep::wants_read:
+      if (slot.hides_readiness.load(std::memory_order_acquire)) poll_later(task);
       arm(task, fd, EPOLLIN | EPOLLRDHUP);
       return Next::keep;
     case HandshakeStep::wants_write:
@@ -208,6 +239,9 @@ void attend(Slot &slot) noexcept {
     if (state == before) break;  // no movement: something is armed
     before = state;
     switch (state) {
+      case State::waiting:
+        next_step = attend_waiting(slot, *task);
+        break;
       case State::connecting:
         next_step = attend_connecting(slot, fd, *task);
         break;
@@ -243,24 +277,31 @@ void take_inbox() noexcept {
   }
 }
 
-// Handshakes whose time is over; returns how long the next one has, -1 for ever.
+// Sees to what is due by the clock; returns how long until something else is, -1 for never.
 std::int64_t check_deadlines() noexcept {
   std::int64_t now = monotonic_ns();
   std::int64_t next_in = -1;
+  auto due_in = [&next_in](std::int64_t left) {
+    left = std::max<std::int64_t>(left, 0);
+    if (next_in < 0 || left < next_in) next_in = left;
+  };
   for (Task *task = g_helper.tasks; task != nullptr;) {
     Task *following = task->next;
     Slot &slot = *task->slot;
     if (task->generation != slot.generation.load(std::memory_order_acquire) ||
         local(slot).task != task) {
       delete_task(task);  // the program closed it and the slot went on without us
-    } else if (task->handshake != nullptr) {
-      std::int64_t left = deadline_left(*task, now);
-      if (left <= 0) {
-        int fd = static_cast<int>(local(slot).descriptor) - 1;
-        if (deadline_passed(slot, fd, *task)) attend(slot);
-      } else if (next_in < 0 || left < next_in) {
-        next_in = left;
-      }
+      task = following;
+      continue;
+    }
+    if (task->poll_at_ns != 0 && task->poll_at_ns <= now) attend(slot);
+    if (local(slot).task == task && task->handshake != nullptr && deadline_left(*task, now) <= 0) {
+      int fd = static_cast<int>(local(slot).descriptor) - 1;
+      if (deadline_passed(slot, fd, *task)) attend(slot);
+    }
+    if (local(slot).task == task) {
+      if (task->poll_at_ns != 0) due_in(task->poll_at_ns - now);
+      if (task->handshake != nullptr) due_in(deadline_left(*task, now));
     }
     task = following;
   }

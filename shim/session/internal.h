@@ -43,6 +43,15 @@ void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason
 void report_address(int fd, policy::Event event, policy::Reason reason, std::uint32_t rule,
                     const sockaddr *remote, socklen_t length) noexcept;
 
+// --- hidden readiness (hide.cc) -----------------------------------------------------------------
+
+// A blocking accepted socket nobody reads yet: a select() server would take handshake bytes for a
+// request and block in read. SO_RCVLOWAT hides them, from the helper's epoll set too, so that the
+// helper polls meanwhile.
+void hide_readiness(Slot &slot, int fd) noexcept;
+// Undoes it: the handshake is over, or a call is about to block on the socket anyway.
+void show_readiness(Slot &slot, int fd) noexcept;
+
 // --- waiting (wait.cc) --------------------------------------------------------------------------
 
 enum class Waited : std::uint8_t {

@@ -2,6 +2,7 @@
 #include <cerrno>
 
 #include <netinet/in.h>
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <sys/ioctl.h>
 
@@ -264,7 +265,9 @@ int accepted(int, int fd) noexcept {
     report(nullptr, fd, Event::plaintext, decision.reason, "");
   } else if (decision.mode == Mode::deny) {
     refuse_connected(fd, Direction::inbound, decision.reason, decision.rule, "");
-  } else if (manage(fd, State::waiting, Direction::inbound, decision, policy) == nullptr) {
+  } else if (Slot *slot = manage(fd, State::waiting, Direction::inbound, decision, policy)) {
+    if ((kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0) hide_readiness(*slot, fd);
+  } else {
     refuse_connected(fd, Direction::inbound, Reason::out_of_resources, decision.rule, "");
   }
   errno = saved;

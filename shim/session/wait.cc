@@ -38,6 +38,7 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) noexcept {
       (kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) != 0) {
     return Waited::would_block;
   }
+  show_readiness(slot, fd);
   timeval limit{};
   socklen_t size = sizeof(limit);
   kernel::get_option(fd, SOL_SOCKET, option, &limit, &size);
