@@ -55,13 +55,24 @@ class HookList(unittest.TestCase):
     def test_the_readme_s_table_is_the_hook_list(self):
         lines = pathlib.Path(README).read_text().splitlines()
         wanted = table(HOOKS)
-        self.assertEqual(lines[lines.index(wanted[0]):], wanted, "run this with --table")
+        first = lines.index(wanted[0])
+        rows = lines[first:lines.index("", first)]
+        self.assertEqual(rows, wanted, "run this with --table")
 
     def test_every_hook_is_exported_by_the_c_library(self):
         libc = re.search(r"libc\.so\.6 => (\S+)", output("ldd", LIBRARY)).group(1)
         exported = {line.split()[-1].split("@")[0]
                     for line in output("nm", "-D", "--defined-only", libc).splitlines()}
         self.assertEqual([row[0] for row in hooks(HOOKS) if row[0] not in exported], [])
+
+    def test_what_the_readme_says_is_not_hooked_is_not(self):
+        with open(README, encoding="utf-8") as file:
+            section = file.read().split("## Not hooked, on purpose", 1)[1]
+        cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+        named = set(re.findall(r"`(\w+)`", " ".join(cells)))
+        self.assertIn("listen", named)
+        exported = {line.split()[-1] for line in output("nm", "-D", "--defined-only", LIBRARY).splitlines()}
+        self.assertEqual(named & exported, set())
 
     def test_it_needs_the_c_library_and_the_loader_only(self):
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-dW", LIBRARY))
