@@ -1,0 +1,16 @@
+"""Connects and says nothing, then talks on a second connection, then on the first: silent_neighbour.py PORT"""
+import socket
+import sys
+
+
+def echoed(connection, data):
+    connection.sendall(data)
+    got = b""
+    while len(got) < len(data):
+        got += connection.recv(4096)
+    return got == data
+
+
+silent = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+talker = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print(echoed(talker, b"first"), echoed(silent, b"second"))
