@@ -1,4 +1,6 @@
-"""Connects and says nothing, then talks on a second connection, then on the first: silent_neighbour.py PORT"""
+"""Connects twenty times and says nothing, then talks on a further connection, then on the first:
+silent_neighbour.py PORT
+"""
 import socket
 import sys
 
@@ -11,6 +13,6 @@ def echoed(connection, data):
     return got == data
 
 
-silent = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+silent = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(20)]
 talker = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-print(echoed(talker, b"first"), echoed(silent, b"second"))
+print(echoed(talker, b"first"), echoed(silent[0], b"second"))
