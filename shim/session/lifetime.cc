@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
@@ -401,14 +402,41 @@ void watched(Slot &slot, int epoll, int, int operation) noexcept {
   }
 }
 
+// What a connection that survives exec owes leaves now: the new image knows nothing of it. Bounded, as
+// at exit.
+static void settle(Slot &slot, int fd) noexcept {
+  std::int64_t end = monotonic_ns() + kExitPatienceNs;
+  while (monotonic_ns() < end) {
+    State state = slot.state.load(std::memory_order_acquire);
+    timespec look{0, 20'000'000};
+    if (state == State::connecting || state == State::handshaking) {
+      kernel::call(SYS_futex, kernel::word(&slot.state), FUTEX_WAIT, static_cast<long>(state),
+                   kernel::word(&look));
+      continue;
+    }
+    if (state != State::established) return;
+    {
+      Locked guard(slot.send_lock);
+      int error = 0;
+      if (guard.reentered() || push_output(slot, fd, &error) != Push::pending) return;
+    }
+    pollfd writable{fd, POLLOUT, 0};
+    kernel::call(SYS_ppoll, kernel::word(&writable), 1, kernel::word(&look), 0, 8);
+  }
+}
+
 void flush_everything(bool will_exec) noexcept {
   if (g_descriptor_words == nullptr || in_foreign_process()) return;
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
     if ((word & kManagedBit) == 0) continue;
-    if (will_exec && (kernel::call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) == 0) continue;
     Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
-    if (!is_closing(slot)) end_descriptor(slot, fd);
+    if (is_closing(slot)) continue;
+    if (will_exec && (kernel::call(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) == 0) {
+      settle(slot, fd);
+      continue;
+    }
+    end_descriptor(slot, fd);
   }
   timespec patience{kExitPatienceNs / 1'000'000'000, 0};
   for (std::uint32_t left = g_lingering.load(std::memory_order_acquire); left != 0;
