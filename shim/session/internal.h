@@ -83,6 +83,10 @@ void notify_helper(Slot &slot) noexcept;
 // Takes an inbound session nobody has touched yet: this process becomes its owner.
 void take_ownership(Slot &slot, int fd) noexcept;
 
+// Nothing was sent on the connection and all that was received is still unread: nobody has begun
+// anything on it (setup.cc).
+bool is_fresh(int fd) noexcept;
+
 // --- buffers (scratch.cc) -----------------------------------------------------------------------
 
 inline constexpr std::size_t kScratchRecords = 4;

@@ -354,7 +354,11 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
   if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR) return next.shutdown(fd, how);
   const int saved = errno;
   State state = slot.state.load(std::memory_order_acquire);
-  if (state == State::failed) return next.shutdown(fd, how);
+  // Failed, or another program speaks on it, as inetd's child does on its parent's copy: the end of
+  // the stream is the kernel's.
+  if (state == State::failed || (state == State::waiting && !is_fresh(fd))) {
+    return next.shutdown(fd, how);
+  }
   if (state == State::connecting) {
     errno = ENOTCONN;
     return -1;

@@ -188,14 +188,7 @@ Slot *adopt(int fd) noexcept {
   }
   Decision inbound = policy::decide(*policy, policy::InboundQuery{*here});
   Decision outbound = decide_outbound(*policy, *there, nullptr);
-  tcp_info info{};
-  socklen_t size = sizeof(info);
-  kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
-  int unread = 0;
-  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
-  // Nothing sent, all that was received still unread: a fresh inbound connection (inetd, systemd).
-  bool fresh = info.tcpi_bytes_acked <= 1 && info.tcpi_bytes_sent == 0 &&
-               info.tcpi_bytes_received == static_cast<std::uint64_t>(unread);
+  bool fresh = is_fresh(fd);  // inetd, systemd
   if (fresh && inbound.mode == Mode::strict) {
     Slot *slot = manage(fd, State::waiting, Direction::inbound, inbound, policy);
     if (slot == nullptr) {
@@ -212,6 +205,16 @@ Slot *adopt(int fd) noexcept {
 }
 
 }  // namespace
+
+bool is_fresh(int fd) noexcept {
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
+  int unread = 0;
+  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
+  return info.tcpi_bytes_acked <= 1 && info.tcpi_bytes_sent == 0 &&
+         info.tcpi_bytes_received == static_cast<std::uint64_t>(unread);
+}
 
 int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) noexcept {
   if (Slot *slot = managed(fd)) return connect_again(*slot, fd, address, length, caller);
