@@ -51,7 +51,12 @@ bool ends_in_begin_line(std::string_view text) {
 
 }  // namespace
 
-ErrorMark::ErrorMark() noexcept { ERR_set_mark(); }
+ErrorMark::ErrorMark() noexcept {
+  // Whatever comes first starts OpenSSL, and ERR_set_mark would do it with an atexit handler that
+  // takes OpenSSL down under the threads that still finish connections while the process exits.
+  library_context();
+  ERR_set_mark();
+}
 ErrorMark::~ErrorMark() { ERR_pop_to_mark(); }
 
 X509Ptr certificate_from_der(std::span<const unsigned char> der) {
