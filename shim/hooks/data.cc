@@ -2,7 +2,8 @@
 //
 // Linux rules kept here rather than in session/: a negative or too large vector count is EINVAL
 // (import_iovec), the fortified variants abort in the C library, a connected stream reports no
-// sender (recvfrom), the *mmsg calls are loops.
+// sender (recvfrom), the *mmsg calls are loops, read() without room is 0 whatever the socket says
+// (sock_read_iter) where recv() waits.
 
 #include <climits>
 #include <ctime>
@@ -15,8 +16,11 @@ namespace {
 
 bool valid_count(int count) { return count >= 0 && count <= IOV_MAX; }
 
-ssize_t receive_parts(Slot &slot, int fd, const iovec *parts, int count, int flags) {
+ssize_t read_parts(Slot &slot, int fd, const iovec *parts, int count, int flags) {
   if (!valid_count(count)) return fail(EINVAL);
+  std::size_t room = 0;
+  for (int i = 0; i < count; ++i) room |= parts[i].iov_len;
+  if (room == 0) return 0;
   return receive(slot, fd, {parts, static_cast<std::size_t>(count)}, flags);
 }
 
@@ -28,6 +32,10 @@ ssize_t send_parts(Slot &slot, int fd, const iovec *parts, int count, int flags)
 ssize_t receive_one(Slot &slot, int fd, void *buffer, size_t length, int flags) {
   iovec part{buffer, length};
   return receive(slot, fd, one_part(part), flags);
+}
+
+ssize_t read_one(Slot &slot, int fd, void *buffer, size_t length) {
+  return length == 0 ? 0 : receive_one(slot, fd, buffer, length, 0);
 }
 
 ssize_t send_one(Slot &slot, int fd, const void *buffer, size_t length, int flags) {
@@ -130,23 +138,23 @@ int send_messages(Slot &slot, int fd, mmsghdr *messages, unsigned count, int fla
 extern "C" {
 
 ssize_t read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, count, 0);
+  if (Slot *slot = managed(fd)) return read_one(*slot, fd, buffer, count);
   return next.read(fd, buffer, count);
 }
 
 ssize_t __read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, count, 0);
+  if (Slot *slot = managed(fd)) return read_one(*slot, fd, buffer, count);
   return next.__read(fd, buffer, count);
 }
 
 ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size) {
   Slot *slot = managed(fd);
-  if (slot != nullptr && count <= size) return receive_one(*slot, fd, buffer, count, 0);
+  if (slot != nullptr && count <= size) return read_one(*slot, fd, buffer, count);
   return next.__read_chk(fd, buffer, count, size);
 }
 
 ssize_t readv(int fd, const struct iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) return receive_parts(*slot, fd, parts, count, 0);
+  if (Slot *slot = managed(fd)) return read_parts(*slot, fd, parts, count, 0);
   return next.readv(fd, parts, count);
 }
 
@@ -155,7 +163,7 @@ ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int 
   if (offset == -1) {
     if (Slot *slot = managed(fd)) {
       if ((flags & ~kKnownRwf) != 0) return fail(EOPNOTSUPP);
-      return receive_parts(*slot, fd, parts, count, flags_of_rwf(flags));
+      return read_parts(*slot, fd, parts, count, flags_of_rwf(flags));
     }
   }
   return next.preadv2(fd, parts, count, offset, flags);

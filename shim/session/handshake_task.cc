@@ -1,11 +1,11 @@
 #include "shim/session/handshake_task.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
@@ -166,7 +166,8 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     slot.sending.traffic = established.send;
     // What the kernel did not take of our last flight goes first.
     std::size_t left = task.output.size() - task.output_sent;
-    if (queue_append(slot, slot.sending.tail, task.output.data() + task.output_sent, left) != left) {
+    if (queue_append(slot, slot.sending.tail, task.output.data() + task.output_sent, left) !=
+        left) {
       sending.unlock();
       receiving.unlock();
       fail_closed(slot, fd, Reason::out_of_resources, "no room for the last flight");
@@ -180,10 +181,17 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
   OPENSSL_cleanse(&established.receive, sizeof(established.receive));
   report(&slot, fd, Event::accepted, Reason::allowed, "");
   State expected = State::handshaking;
-  if (!slot.state.compare_exchange_strong(expected, State::established, std::memory_order_acq_rel)) {
+  if (!slot.state.compare_exchange_strong(expected, State::established,
+                                          std::memory_order_acq_rel)) {
     return HandshakeStep::failed;
   }
   set_state(slot, State::established);
+  bool shut = false;
+  {
+    Locked receiving(slot.receive_lock);
+    shut = slot.receiving.shut;
+  }
+  if (shut) kernel::shut_down(fd, SHUT_RD);
   slot.hides_readiness.store(false, std::memory_order_relaxed);
   refire_readable(fd);
   return HandshakeStep::established;
@@ -203,7 +211,8 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
     int error = send_output(fd, task);
     if (error == EAGAIN) return HandshakeStep::wants_write;
     if (error != 0) {
-      fail_closed(slot, fd, error == EPIPE ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
+      fail_closed(slot, fd,
+                  error == EPIPE ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
       return HandshakeStep::failed;
     }
     long got = read_record(fd, task);

@@ -61,7 +61,13 @@ enum class Waited : std::uint8_t {
   interrupted, // EINTR
 };
 // Blocks while the session is before `established`. `option`: SO_RCVTIMEO or SO_SNDTIMEO.
-Waited wait_for_session(Slot &slot, int fd, int flags, int option) noexcept;
+// A cancellation point, as the call that waits.
+Waited wait_for_session(Slot &slot, int fd, int flags, int option);
+
+// The TCP attempt of a session in State::connecting came to nothing: the kernel has the reason, once.
+bool connecting_failed(int fd) noexcept;
+// SO_ERROR, which reading clears.
+int take_socket_error(int fd) noexcept;
 
 // --- output (send.cc) ---------------------------------------------------------------------------
 

@@ -1,15 +1,18 @@
-// Closing, duplicating, ending. The last live holder of a connection sends close_notify; whatever the
-// connection still owes then (an unfinished handshake, early data, a tail) is finished by the helper
-// on a descriptor of inlay's own, after the program's number is free.
-#include <algorithm>
-#include <cerrno>
-#include <climits>
-#include <cstring>
+// Closing, duplicating, ending. The last live holder of a connection sends close_notify; whatever
+// the connection still owes then (an unfinished handshake, early data, a tail) is finished by the
+// helper on a descriptor of inlay's own, after the program's number is free.
+#include "shim/session/lifetime.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstring>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
@@ -18,7 +21,6 @@
 #include "shim/hooks/next.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
-#include "shim/session/lifetime.h"
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
 
@@ -79,8 +81,8 @@ Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept {
   return nullptr;
 }
 
-// Counts one more descriptor of this process. Without a free place the connection simply never has a
-// last holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
+// Counts one more descriptor of this process. Without a free place the connection simply never has
+// a last holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
 void add_descriptor(Slot &slot) noexcept {
   std::uint32_t me = process_id();
   if (Holder *holder = find_holder(slot, me)) {
@@ -155,8 +157,8 @@ bool send_the_rest(Slot &slot, int fd) noexcept {
   return push_output(slot, fd, &error) != Push::pending;
 }
 
-// The program's last descriptor goes while bytes are owed: inlay keeps one of its own. False when it
-// can't: the bytes are lost, as with a kill.
+// The program's last descriptor goes while bytes are owed: inlay keeps one of its own. False when
+// it can't: the bytes are lost, as with a kill.
 bool start_linger(Slot &slot, int fd) noexcept {
   Local &mine = local(slot);
   long copy = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
@@ -204,8 +206,9 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   if (last && resets_on_close(fd)) {
     // SO_LINGER 0: dropped and reset, as the program asked.
   } else if (state == State::established && last) {
-    swallow_control_records(slot, fd);
-    owes = !send_the_rest(slot, fd);
+    // With data left unread the kernel answers close() with a reset and drops what it has not sent:
+    // a close_notify in front of that would turn the peer's ECONNRESET into an orderly end.
+    owes = !swallow_control_records(slot, fd) && !send_the_rest(slot, fd);
   } else if ((state == State::handshaking || state == State::connecting) && mine_to_finish) {
     // Others wait for the handshake, or the peer is owed early data and an orderly end.
     owes = true;
@@ -308,14 +311,17 @@ void drop_session(Slot &slot) noexcept {
   free_slot(slot);
 }
 
-int close_managed(Slot &slot, int fd) noexcept {
+int close_managed(Slot &slot, int fd) {
   if (is_closing(slot)) return next.close(fd);  // two threads close it: the kernel decides
+  // A cancelled thread closes nothing (the C library acts on the request before the system call),
+  // and once the session has ended the descriptor must go too.
+  pthread_testcancel();
   end_descriptor(slot, fd);
-  int result = next.close(fd);
-  int saved = errno;
+  long result = kernel::close(fd);
   replace_descriptor_word(fd, closing_word(), kUnknown);
-  errno = saved;
-  return result;
+  if (result == 0) return 0;
+  errno = static_cast<int>(-result);
+  return -1;
 }
 
 void before_replace(Slot &slot, int to) noexcept {
@@ -367,13 +373,16 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
       Locked guard(slot.receive_lock);
       if (!guard.reentered()) slot.receiving.shut = true;
     }
-    if (state == State::established || how == SHUT_RD) kernel::shut_down(fd, SHUT_RD);
+    // Before that the kernel's end of the stream would be the handshake's: finish() sees to it.
+    if (state == State::established) kernel::shut_down(fd, SHUT_RD);
   }
   if (how != SHUT_RD) {
     take_ownership(slot, fd);
     bool pending = false;
+    bool again = false;
     {
       Locked guard(slot.send_lock);
+      again = !guard.reentered() && slot.sending.fin_sent;
       if (!guard.reentered()) slot.sending.shut_requested = true;
       slot.output_pending.store(true, std::memory_order_release);
       int error = 0;
@@ -381,6 +390,8 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
                 push_output(slot, fd, &error) == Push::pending;
     }
     if (pending) notify_helper(slot);
+    // Again after the end was sent: the kernel knows whether there still is a connection.
+    if (again) return next.shutdown(fd, how);
   }
   errno = saved;
   return 0;
@@ -405,8 +416,8 @@ void watched(Slot &slot, int epoll, int, int operation) noexcept {
   }
 }
 
-// What a connection that survives exec owes leaves now: the new image knows nothing of it. Bounded, as
-// at exit.
+// What a connection that survives exec owes leaves now: the new image knows nothing of it. Bounded,
+// as at exit.
 static void settle(Slot &slot, int fd) noexcept {
   std::int64_t end = monotonic_ns() + kExitPatienceNs;
   while (monotonic_ns() < end) {

@@ -2,24 +2,27 @@
 // so that poll, select and epoll tell the program the truth without being hooked.
 //
 //  - A call with room for n bytes reads at most n + 22 bytes of ciphertext: whatever whole records
-//    are in them fit the caller. The head of an incomplete record stays in a chunk of the arena; its
-//    rest must still arrive and raises readiness.
-//  - A record whose plaintext exceeds the room stays in the kernel: its rest is peeked, opened into a
+//    are in them fit the caller. The head of an incomplete record stays in a chunk of the arena;
+//    its rest must still arrive and raises readiness.
+//  - A record whose plaintext exceeds the room stays in the kernel: its rest is peeked, opened into
+//  a
 //    cache, and committed (MSG_TRUNC) once its last byte is delivered.
-//  - The buffer is filled while whole records are there: edge-triggered programs read a short count as
+//  - The buffer is filled while whole records are there: edge-triggered programs read a short count
+//  as
 //    "drained".
+#include "shim/session/receive.h"
+
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-
-#include <sys/mman.h>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/hooks/next.h"
 #include "shim/session/internal.h"
-#include "shim/session/receive.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -82,11 +85,11 @@ class Sink {
 };
 
 enum class Fill : std::uint8_t {
-  filled,    // no room left, or a peek has what it wants
-  drained,   // the kernel has no whole record
-  end,       // close_notify, or a FIN that the rule takes for one
-  broken,    // fail the session with `reason`
-  error,     // the kernel's `error`
+  filled,   // no room left, or a peek has what it wants
+  drained,  // the kernel has no whole record
+  end,      // close_notify, or a FIN that the rule takes for one
+  broken,   // fail the session with `reason`
+  error,    // the kernel's `error`
 };
 
 struct Outcome {
@@ -126,8 +129,13 @@ Outcome record_failure(tls::RecordError error) noexcept {
 class Reader {
  public:
   Reader(Slot &slot, int fd, Scratch &scratch, Sink &sink, bool peek) noexcept
-      : slot_(slot), rx_(slot.receiving), local_(local(slot)), fd_(fd), scratch_(scratch),
-        sink_(sink), peek_(peek) {}
+      : slot_(slot),
+        rx_(slot.receiving),
+        local_(local(slot)),
+        fd_(fd),
+        scratch_(scratch),
+        sink_(sink),
+        peek_(peek) {}
 
   Outcome run() noexcept;
 
@@ -200,6 +208,7 @@ void Reader::drop_head() noexcept {
 }
 
 Outcome Reader::end_of_stream() noexcept {
+  if (rx_.shut) return Outcome{.fill = Fill::end};  // the kernel's answer to our own shutdown
   if (rx_.head_length > 0) return broken(Reason::truncated, "", nullptr);
   if (slot_.bare_fin == policy::BareFin::eof) return Outcome{.fill = Fill::end};
   return broken(Reason::bare_fin, "", nullptr);
@@ -263,8 +272,7 @@ Outcome Reader::fill_head(std::size_t wanted) noexcept {
 // Consumes ciphertext up to the caller's room and delivers every whole record in it.
 Outcome Reader::read_whole_records() noexcept {
   std::size_t held = rx_.head_length;
-  std::size_t wanted =
-      std::min(sink_.room() + tls::kRecordOverhead - held, kScratchSize - held);
+  std::size_t wanted = std::min(sink_.room() + tls::kRecordOverhead - held, kScratchSize - held);
   if (held > 0) std::memcpy(scratch_.bytes, head(), held);
   long got = kernel::receive(fd_, scratch_.bytes + held, wanted, MSG_DONTWAIT);
   if (got == 0) return end_of_stream();
@@ -321,8 +329,8 @@ Outcome Reader::read_whole_records() noexcept {
   return outcome;
 }
 
-// Makes the cache hold the plaintext of the record whose head is in the chunk and whose rest is in the
-// kernel. False with an outcome when the record is incomplete or does not open.
+// Makes the cache hold the plaintext of the record whose head is in the chunk and whose rest is in
+// the kernel. False with an outcome when the record is incomplete or does not open.
 bool Reader::open_staying(std::size_t record, Outcome &outcome) noexcept {
   if (local_.opened_valid && local_.opened_sequence == rx_.traffic.sequence &&
       local_.opened_generation == rx_.traffic.key_generation) {
@@ -432,14 +440,20 @@ Outcome Reader::run() noexcept {
       outcome = read_whole_records();
     }
     if (outcome.fill != Fill::filled) return outcome;
-    if (short_read_) return Outcome{.fill = Fill::drained};  // the queue is empty: no probe for more
+    if (short_read_)
+      return Outcome{.fill = Fill::drained};  // the queue is empty: no probe for more
   }
   return Outcome{.fill = Fill::filled};
 }
 
+bool is_shut_for_reading(Slot &slot) noexcept {
+  Locked guard(slot.receive_lock);
+  return !guard.reentered() && !guard.owner_gone() && slot.receiving.shut;
+}
+
 }  // namespace
 
-ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexcept {
+ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
   if ((flags & MSG_ERRQUEUE) != 0) {
     msghdr message{};
     message.msg_iov = const_cast<iovec *>(parts.data());
@@ -455,7 +469,12 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noe
   const bool peek = (flags & MSG_PEEK) != 0;
   const bool wait_all = (flags & MSG_WAITALL) != 0 && !peek;
   Sink sink(parts, (flags & MSG_TRUNC) != 0);
-  if (sink.room() == 0 && slot.state.load(std::memory_order_acquire) != State::failed) return 0;
+  if (sink.room() == 0) {
+    // TCP waits for data, or its end, even when there is no room for any.
+    iovec nowhere{nullptr, 1};
+    ssize_t got = receive(slot, fd, {&nowhere, 1}, (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC);
+    return got > 0 ? 0 : got;
+  }
   const std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
   bool slept = false;
   bool sleep_first = (flags & MSG_DONTWAIT) == 0 && sink.room() > 0 &&
@@ -476,7 +495,14 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noe
       return receive_on_failed(slot);
     }
     if (state != State::established) {
+      if (state == State::connecting && connecting_failed(fd)) {
+        int error = take_socket_error(fd);
+        if (error == 0) return 0;
+        errno = error;
+        return -1;
+      }
       take_ownership(slot, fd);
+      if (is_shut_for_reading(slot)) return 0;
       Waited waited = wait_for_session(slot, fd, flags, SO_RCVTIMEO);
       if (waited == Waited::changed) continue;
       errno = waited == Waited::interrupted ? EINTR : EAGAIN;
@@ -498,11 +524,9 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noe
           continue;
         }
         if (descriptor_word(fd) != managed_word(&slot)) continue;
-        if (slot.receiving.shut) {
-          outcome.fill = Fill::end;
-        } else {
-          outcome = Reader(slot, fd, *scratch.operator->(), sink, peek).run();
-        }
+        // After shutdown(SHUT_RD) what is there can still be read; nothing is waited for.
+        outcome = Reader(slot, fd, *scratch.operator->(), sink, peek).run();
+        if (outcome.fill == Fill::drained && slot.receiving.shut) outcome.fill = Fill::end;
       }
       if (outcome.fill == Fill::broken) {
         fail_closed(slot, fd, outcome.reason, outcome.detail, outcome.alert);
@@ -552,7 +576,7 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noe
   return static_cast<ssize_t>(sink.delivered());
 }
 
-ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) noexcept {
+ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) {
   if ((flags & MSG_ERRQUEUE) != 0) return next.recvmsg(fd, message, flags);
   ssize_t got = receive(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);
   if (got >= 0) {
@@ -574,9 +598,9 @@ static bool find_data(Slot &slot, int fd, Scratch &scratch) noexcept {
   return sink.delivered() > 0;
 }
 
-// Application bytes of the whole records in `queued`, by their headers; one more where an incomplete
-// record follows: a program that stops at the answer would leave that record's head in the kernel,
-// where it can fill a receive window that its rest then never gets through.
+// Application bytes of the whole records in `queued`, by their headers; one more where an
+// incomplete record follows: a program that stops at the answer would leave that record's head in
+// the kernel, where it can fill a receive window that its rest then never gets through.
 static std::size_t count_records(std::span<const std::uint8_t> queued) noexcept {
   std::size_t total = 0;
   while (queued.size() >= tls::kHeaderLength) {
@@ -627,12 +651,11 @@ int readable_bytes(Slot &slot, int fd) noexcept {
   return static_cast<int>(std::min<std::size_t>(total, INT32_MAX));
 }
 
-void swallow_control_records(Slot &slot, int fd) noexcept {
+bool swallow_control_records(Slot &slot, int fd) noexcept {
   BorrowedScratch scratch;
   Locked guard(slot.receive_lock);
-  if (scratch && !guard.reentered() && !guard.owner_gone()) {
-    find_data(slot, fd, *scratch.operator->());
-  }
+  return scratch && !guard.reentered() && !guard.owner_gone() &&
+         find_data(slot, fd, *scratch.operator->());
 }
 
 }  // namespace inlay::shim

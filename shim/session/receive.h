@@ -11,6 +11,7 @@ int readable_bytes(Slot &slot, int fd) noexcept;
 
 // Swallows control records (close_notify among them) at the front of the kernel's queue: left
 // there, they would make the kernel answer close() with a reset instead of a FIN.
-void swallow_control_records(Slot &slot, int fd) noexcept;
+// True when data that nobody will read is left behind them.
+bool swallow_control_records(Slot &slot, int fd) noexcept;
 
 }  // namespace inlay::shim

@@ -6,14 +6,14 @@
 //    sequence number is advanced before a record is sealed, under the send lock, so that a key and
 //    sequence number are never used twice, whatever dies in between.
 //  - What the kernel does not take of sealed records is the tail. The session owns it: every later
-//    call flushes it first, the helper if none comes. Until it is gone send() is EAGAIN, or blocks on a
-//    blocking socket, outside the lock, one flusher at a time.
+//    call flushes it first, the helper if none comes. Until it is gone send() is EAGAIN, or blocks
+//    on a blocking socket, outside the lock, one flusher at a time.
+#include <linux/futex.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-
-#include <linux/futex.h>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
@@ -102,8 +102,8 @@ Step seal_and_send(Slot &slot, int fd, Scratch &scratch, std::span<const iovec> 
   std::size_t at = offset;
   for (std::size_t record = 0; record < kScratchRecords && at < total; ++record) {
     std::size_t length = std::min(total - at, tls::kMaxPlaintext);
-    std::size_t size = seal_record(slot, ContentType::application_data, parts, at, length,
-                                   scratch.bytes + used);
+    std::size_t size =
+        seal_record(slot, ContentType::application_data, parts, at, length, scratch.bytes + used);
     if (size == 0) return Step::broken;
     used += size;
     at += length;
@@ -174,7 +174,7 @@ Push push_end(Slot &slot, int fd, int *error) noexcept {
 
 // Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
 // EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
-int flush_blocking(Slot &slot, int fd) noexcept {
+int flush_blocking(Slot &slot, int fd) {
   Sending &tx = slot.sending;
   std::uint32_t me = current_thread_id();
   int result = 0;
@@ -205,17 +205,27 @@ int flush_blocking(Slot &slot, int fd) noexcept {
       }
       continue;
     }
-    // The tail's front is stable: only a flusher takes from it.
-    ssize_t sent = next.send(fd, front.data(), front.size(), MSG_NOSIGNAL);
-    int error = sent < 0 ? errno : 0;
-    {
-      Locked guard(slot.send_lock);
-      if (sent > 0) queue_pop(slot, tx.tail, static_cast<std::size_t>(sent));
-      tx.flusher.store(0, std::memory_order_relaxed);
-      note_output(slot);
-    }
-    kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
-    result = error;
+    // The tail's front is stable: only a flusher takes from it. A cancelled thread unwinds from
+    // here: the kernel took nothing from it, and the helper goes on.
+    struct Flushing {
+      Slot &slot;
+      ssize_t sent = 0;
+      bool unwound = true;
+      ~Flushing() {
+        Sending &sending = slot.sending;
+        {
+          Locked guard(slot.send_lock);
+          if (sent > 0) queue_pop(slot, sending.tail, static_cast<std::size_t>(sent));
+          sending.flusher.store(0, std::memory_order_relaxed);
+          note_output(slot);
+        }
+        kernel::call(SYS_futex, kernel::word(&sending.flusher), FUTEX_WAKE, 1 << 30);
+        if (unwound) notify_helper(slot);
+      }
+    } flushing{slot};
+    flushing.sent = next.send(fd, front.data(), front.size(), MSG_NOSIGNAL);
+    flushing.unwound = false;
+    result = flushing.sent < 0 ? errno : 0;
   }
   return result;
 }
@@ -233,7 +243,8 @@ std::size_t early_room(Slot &slot, int fd) noexcept {
 }
 
 // Appends to the early queue what it has room for. send_lock held.
-std::size_t write_early(Slot &slot, int fd, std::span<const iovec> parts, std::size_t offset) noexcept {
+std::size_t write_early(Slot &slot, int fd, std::span<const iovec> parts,
+                        std::size_t offset) noexcept {
   std::size_t room = early_room(slot, fd);
   std::size_t done = 0;
   for (const iovec &part : parts) {
@@ -242,8 +253,9 @@ std::size_t write_early(Slot &slot, int fd, std::span<const iovec> parts, std::s
       continue;
     }
     std::size_t length = std::min(part.iov_len - offset, room - done);
-    std::size_t kept = queue_append(slot, slot.sending.early,
-                                    static_cast<const std::uint8_t *>(part.iov_base) + offset, length);
+    std::size_t kept =
+        queue_append(slot, slot.sending.early,
+                     static_cast<const std::uint8_t *>(part.iov_base) + offset, length);
     done += kept;
     if (kept < length || done == room) break;
     offset = 0;
@@ -285,7 +297,7 @@ Push push_output(Slot &slot, int fd, int *error) noexcept {
   return pushed;
 }
 
-ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexcept {
+ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
   if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
     note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
     errno = EOPNOTSUPP;
@@ -308,6 +320,11 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexce
     if (state == State::failed) {
       if (done > 0) break;
       return send_on_failed(slot, flags);
+    }
+    if (state == State::connecting && connecting_failed(fd)) {
+      error = take_socket_error(fd);
+      if (error == 0) error = EPIPE;
+      break;
     }
     bool full = false;
     Reason broken = Reason::none;
@@ -349,8 +366,8 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexce
           Step step = Step::moved;
           while (step == Step::moved && done < total) {
             std::size_t moved = 0;
-            step = seal_and_send(slot, fd, *scratch.operator->(), parts, done, total, flags,
-                                 &moved, &error);
+            step = seal_and_send(slot, fd, *scratch.operator->(), parts, done, total, flags, &moved,
+                                 &error);
             done += moved;
           }
           full = step == Step::full;
@@ -399,7 +416,7 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexce
   return -1;
 }
 
-ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) noexcept {
+ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) {
   // Control data on TCP (timestamping, zerocopy) asks for what records can't give; it is ignored as
   // far as TCP ignores it. The address of an established connection is ignored by TCP as well.
   return send(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);

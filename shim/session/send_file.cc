@@ -1,10 +1,11 @@
-// sendfile and copy_file_range to a managed socket: the file is read and sealed; what the socket did
-// not take is not consumed from the file.
+// sendfile and copy_file_range to a managed socket: the file is read and sealed; what the socket
+// did not take is not consumed from the file.
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
-
-#include <fcntl.h>
-#include <unistd.h>
 
 #include "shim/session/internal.h"
 #include "shim/session/session.h"
@@ -13,6 +14,12 @@ namespace inlay::shim {
 
 ssize_t send_file(Slot &slot, int fd, int from, off64_t *offset, std::size_t count) noexcept {
   const int entry_errno = errno;
+  // sendfile is no cancellation point; the calls below are.
+  struct NoCancel {
+    int before;
+    NoCancel() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before); }
+    ~NoCancel() { pthread_setcancelstate(before, nullptr); }
+  } no_cancel;
   off64_t at = offset != nullptr ? *offset : lseek64(from, 0, SEEK_CUR);
   if (at < 0) {
     errno = EINVAL;  // as sendfile on a descriptor that cannot be mapped
@@ -33,7 +40,8 @@ ssize_t send_file(Slot &slot, int fd, int from, off64_t *offset, std::size_t cou
       break;
     }
     iovec part{scratch->bytes, static_cast<std::size_t>(got)};
-    ssize_t sent = send(slot, fd, {&part, 1}, done + static_cast<std::size_t>(got) < count ? MSG_MORE : 0);
+    ssize_t sent =
+        send(slot, fd, {&part, 1}, done + static_cast<std::size_t>(got) < count ? MSG_MORE : 0);
     if (sent < 0) {
       error = errno;
       break;

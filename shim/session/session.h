@@ -4,6 +4,9 @@
 // Thread safety: all functions may be called from any thread, from signal handlers (re-entry on a
 // locked session gives EAGAIN) and in forked children. None allocates from the host's malloc or
 // blocks longer than the call it serves may.
+//
+// What is not noexcept may be cancelled (pthread_cancel) where the call it serves may: a forced
+// unwinding leaves through it, with nothing locked and nothing counted.
 #pragma once
 
 #include <cstddef>
@@ -20,21 +23,21 @@ struct Slot;
 // --- setting up (shim/session/setup.cc) ---------------------------------------------------------
 
 // connect(): for every descriptor; policy decides. `caller`: return address in the program.
-int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) noexcept;
+int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller);
 // sendto/sendmsg with MSG_FASTOPEN on a socket without a session: a connect plus an early write.
-ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller) noexcept;
+ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller);
 // After a successful accept: decides, and makes the new descriptor managed where policy says so.
 // Returns fd. Called with the descriptor fresh from the kernel.
 int accepted(int listener, int fd) noexcept;
 
 // --- data (receive.cc, send.cc, send_file.cc) ---------------------------------------------------
 
-ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexcept;
+ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags);
 // recvmsg: fills name, control and msg_flags as TCP does.
-ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) noexcept;
-ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) noexcept;
+ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags);
+ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags);
 // sendmsg: control data is refused or ignored as TCP does.
-ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) noexcept;
+ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags);
 // sendfile, copy_file_range to a socket: `offset` null = the file's own position.
 ssize_t send_file(Slot &slot, int fd, int from, off64_t *offset, std::size_t count) noexcept;
 
@@ -50,7 +53,7 @@ int control(Slot &slot, int fd, unsigned long request, void *argument) noexcept;
 
 int shut_down(Slot &slot, int fd, int how) noexcept;
 // close(fd) of a managed descriptor.
-int close_managed(Slot &slot, int fd) noexcept;
+int close_managed(Slot &slot, int fd);
 // After a successful dup/dup2/dup3/fcntl(F_DUPFD*): `to` now names what `from` names.
 void duplicated(Slot &slot, int from, int to) noexcept;
 // Before dup2/dup3 replaces a managed `to`: ends what it named as close would, without closing it.

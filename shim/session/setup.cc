@@ -1,10 +1,10 @@
 // How a connection becomes managed: connect, accept, and descriptors this process did not create.
-#include <cerrno>
-
-#include <netinet/in.h>
 #include <fcntl.h>
 #include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
+
+#include <cerrno>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
@@ -116,7 +116,7 @@ int denied(int fd, Reason reason, const Decision &decision, const sockaddr *addr
 }
 
 int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpoint &remote,
-                  const void *caller) noexcept {
+                  const void *caller) {
   const policy::Policy *policy = current_policy();
   if (policy == nullptr) return denied(fd, Reason::policy_unreadable, {}, address, length);
   Decision decision = decide_outbound(*policy, remote, caller);
@@ -137,7 +137,15 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy);
   if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
   slot->owner.store(process_id(), std::memory_order_release);
+  // A thread cancelled in connect() leaves a socket that goes on connecting.
+  struct Unwound {
+    Slot *slot;
+    ~Unwound() {
+      if (slot != nullptr) notify_helper(*slot);
+    }
+  } unwound{slot};
   int result = next.connect(fd, address, length);
+  unwound.slot = nullptr;
   int error = result == 0 ? 0 : errno;
   if (error == 0 || error == EINPROGRESS || error == EINTR) {
     if (error == 0) set_state(*slot, State::handshaking);
@@ -151,7 +159,7 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
 
 // connect() on a descriptor that has a session.
 int connect_again(Slot &slot, int fd, const sockaddr *address, socklen_t length,
-                  const void *caller) noexcept {
+                  const void *caller) {
   if (address != nullptr && length >= sizeof(sa_family_t) && address->sa_family == AF_UNSPEC) {
     int result = next.connect(fd, address, length);
     if (result == 0) forget_session(slot, fd);
@@ -216,14 +224,16 @@ bool is_fresh(int fd) noexcept {
          info.tcpi_bytes_received == static_cast<std::uint64_t>(unread);
 }
 
-int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) noexcept {
+int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) {
   if (Slot *slot = managed(fd)) return connect_again(*slot, fd, address, length, caller);
   std::uint64_t word = descriptor_word(fd);
   if (word == kUnmanaged || address == nullptr || length < sizeof(sa_family_t)) {
     return next.connect(fd, address, length);
   }
   std::optional<Endpoint> remote = Endpoint::from_sockaddr(address, length);
-  if (!remote || is_tcp(fd) != 1) {
+  // A family that is not the socket's: EAFNOSUPPORT, nothing for policy to decide.
+  bool other_family = address->sa_family != int_option(fd, SOL_SOCKET, SO_DOMAIN, AF_UNSPEC);
+  if (!remote || other_family || is_tcp(fd) != 1) {
     if (address->sa_family == AF_UNSPEC && word == kPlain) set_descriptor_word(fd, kSocket);
     return next.connect(fd, address, length);
   }
@@ -234,7 +244,7 @@ int connect_socket(int fd, const sockaddr *address, socklen_t length, const void
   return connect_fresh(fd, address, length, *remote, caller);
 }
 
-ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller) noexcept {
+ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller) {
   const auto *address = static_cast<const sockaddr *>(message->msg_name);
   if (address == nullptr || is_tcp(fd) != 1) return next.sendmsg(fd, message, flags);
   int connected = connect_socket(fd, address, message->msg_namelen, caller);
@@ -289,7 +299,8 @@ Slot *probe_descriptor(int fd) noexcept {
     found = find_slot(cookie);
     if (found != nullptr) {
       join_session(*found, fd);
-    } else if (int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0 || !endpoint(fd, SYS_getpeername)) {
+    } else if (int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0 ||
+               !endpoint(fd, SYS_getpeername)) {
       set_descriptor_word(fd, kSocket);
     } else {
       found = adopt(fd);
