@@ -1,0 +1,88 @@
+// What the scenarios share. A scenario is two functions, one for each end of a connection; both
+// ends write what they see to a record of their own, which must be the same with inlay and without.
+//
+// What is recorded must not depend on time: how much one non-blocking send takes is not recorded,
+// what arrives in the end is. The ends agree on the order of things over meet(), a socket of
+// AF_UNIX that inlay has no business with.
+#pragma once
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+namespace behaviour {
+
+// The server gets its listener, the client the server's port. An end that is null does nothing.
+struct Scenario {
+  const char *name;
+  void (*server)(int listener);
+  void (*client)(std::uint16_t port);
+  Scenario *next;
+  Scenario(const char *called, void (*server_end)(int), void (*client_end)(std::uint16_t));
+};
+
+// --- the record ---------------------------------------------------------------------------------
+
+// "what = value", or the name of errno after -1. Preserves errno.
+void note(std::string_view what, long value);
+// "what: text".
+void say(std::string_view what, std::string_view text);
+// Further lines of this process or thread are compared apart from others', whose order they do not
+// share.
+void call_myself(const char *name);
+
+// --- the two ends -------------------------------------------------------------------------------
+
+// Waits until the other end is at its next meet() too.
+void meet();
+// A number for the other end, and the one it told.
+void tell(std::uint64_t number);
+std::uint64_t told();
+
+// --- sockets ------------------------------------------------------------------------------------
+
+// A connected socket; ends the process when it cannot be had.
+int dial(std::uint16_t port);
+int dial(std::uint16_t port, int type_flags);
+int take(int listener);
+sockaddr_in address_of(std::uint16_t port);
+// A listener of 127.0.0.1 and its port.
+int listen_anywhere(std::uint16_t *port);
+void make_nonblocking(int fd);
+// The events poll() reports, having waited for one of `events`.
+int wait_for(int fd, short events);
+
+// --- data ---------------------------------------------------------------------------------------
+
+// Bytes that tell where in the stream they are.
+std::string pattern(std::size_t length, unsigned seed = 0);
+// Sends all of it with blocking sends; false when one fails.
+bool send_all(int fd, std::string_view bytes, int flags = 0);
+// Receives exactly `length` bytes unless the stream ends.
+std::string receive_exactly(int fd, std::size_t length);
+// Reads `piece` bytes at a time until the end or an error, and records the length, a digest and how
+// the stream ended.
+void note_rest(int fd, std::size_t piece = 65536);
+void note_data(std::string_view what, std::string_view bytes);
+
+}  // namespace behaviour
