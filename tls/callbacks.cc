@@ -98,7 +98,17 @@ int on_certificate(X509_STORE_CTX *store, void *) noexcept {
   HandshakeContext &context = context_of(ssl);
   const STACK_OF(X509) *chain = X509_STORE_CTX_get0_untrusted(store);
   try {
-    auto peer = identity::verify_x509_svid(chain, context.material->bundles, std::time(nullptr));
+    const std::time_t now = std::time(nullptr);
+    const auto digest = VerifiedChains::digest(chain);
+    tl::expected<identity::SpiffeId, identity::VerifyFailure> peer =
+        tl::unexpected(identity::VerifyFailure{identity::VerifyError::internal, {}});
+    if (auto known = digest ? context.verified->find(*digest, now) : std::nullopt) {
+      peer = std::move(*known);
+    } else {
+      peer = identity::verify_x509_svid(chain, context.material->bundles, now);
+      if (peer && digest)
+        context.verified->remember(*digest, chain, context.material->bundles, *peer, now);
+    }
     if (peer) {
       context.peer_not_after = not_after_of(sk_X509_value(chain, 0));
       context.peer = std::move(*peer);

@@ -197,6 +197,7 @@ std::unique_ptr<Handshake> Handshake::start(std::shared_ptr<const Credentials> c
   state->output = output.get();
   SSL_set_bio(state->ssl.get(), input.release(), output.release());
   state->context.material = &credentials->material();
+  state->context.verified = &credentials->state_->verified;
   state->context.role = role;
   state->context.judge = std::move(judge);
   SSL_set_app_data(state->ssl.get(), &state->context);

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "tls/handshake.h"
+#include "tls/verified_chains.h"
 
 namespace inlay::tls {
 
@@ -29,6 +30,7 @@ struct Secret {
 
 struct HandshakeContext {
   const identity::Material *material = nullptr;
+  VerifiedChains *verified = nullptr;
   Role role = Role::client;
   Handshake::Judge judge;
 
