@@ -11,7 +11,7 @@
 namespace inlay::policy {
 
 inline constexpr std::uint64_t kLogMagic = 0x31474f4c59414c4e;  // "NLAYLOG1", little-endian
-inline constexpr std::uint32_t kLogVersion = 1;
+inline constexpr std::uint32_t kLogVersion = 2;
 inline constexpr std::uint32_t kLogRingSize = 256;  // events kept, a power of two
 
 enum class Direction : std::uint8_t { none, inbound, outbound };
@@ -41,6 +41,10 @@ struct LogRecord {
   std::uint32_t fd;
   std::uint64_t bytes_in;  // application bytes, for closed and cut
   std::uint64_t bytes_out;
+  // The name the kernel gave the program when it started: the last part of the path it was executed
+  // by (redis-server, where the executable is a link to redis-check-rdb). Per event: a process that
+  // executes another program goes on in the same file.
+  char program[16];
   char rule[48];
   char peer_id[160];
   char detail[160];
@@ -54,11 +58,10 @@ struct LogFile {
   std::uint32_t record_size;
   std::uint64_t start_time;  // of the process, clock ticks since boot (/proc/PID/stat field 22)
   char inlay_version[16];
-  char executable[256];
+  char executable[256];      // of the program that runs now, links followed
   char own_id[160];
   std::atomic<std::uint64_t> next;           // number of the next event
   std::atomic<std::uint64_t> counters[128];  // by Reason: connections
-  std::atomic<std::uint64_t> sessions_open;
   LogRecord ring[kLogRingSize];
 };
 static_assert(kReasonCount <= 128);

@@ -31,8 +31,8 @@ Shows what inlay refused, cut, accepted or let through in the clear, and why: th
 each process, living or dead, oldest first.
 
 Options:
-  --json      JSON lines: time, pid, executable, event, direction, reason, rule, local, remote,
-              own_id, peer_id, detail, fd, bytes_in, bytes_out, version, uid
+  --json      JSON lines: time, pid, executable, program, event, direction, reason, rule, local,
+              remote, own_id, peer_id, detail, fd, bytes_in, bytes_out, version, uid
   --follow    keep showing events as they come; end with Ctrl-C
   --reasons   print every reason there is, with its sentence, and end
 
@@ -96,7 +96,8 @@ class Logs {
 
  private:
   void read(const std::string &path, const LogName &name, std::vector<Line> &lines) {
-    // A process that executes another program begins a new file under the same name.
+    // A process that executes another program goes on in its file. Only where that held no event,
+    // and was removed, does another begin under the same name.
     struct stat status {};
     if (::lstat(path.c_str(), &status) != 0) return;
     auto known = next_.find(path);

@@ -75,6 +75,7 @@ LogEvent event_of(const LogRecord &record, std::uint64_t number) {
   event.fd = static_cast<std::int32_t>(record.fd);
   event.bytes_in = record.bytes_in;
   event.bytes_out = record.bytes_out;
+  event.program = text_of(record.program);
   event.rule = text_of(record.rule);
   event.peer_id = text_of(record.peer_id);
   event.detail = text_of(record.detail);

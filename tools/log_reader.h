@@ -28,7 +28,7 @@ struct LogEvent {
   std::int32_t fd = -1;
   std::uint64_t bytes_in = 0;
   std::uint64_t bytes_out = 0;
-  std::string rule, peer_id, detail;  // as found: not made printable
+  std::string program, rule, peer_id, detail;  // as found: not made printable
 };
 
 struct ProcessLog {

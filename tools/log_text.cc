@@ -68,7 +68,9 @@ std::string rfc3339(std::int64_t time_ns) {
 }
 
 std::string human_line(const ProcessLog &log, const LogEvent &event) {
-  std::string program = log.executable.substr(log.executable.find_last_of('/') + 1);
+  std::string program = event.program.empty()
+                            ? log.executable.substr(log.executable.find_last_of('/') + 1)
+                            : event.program;
   std::string line = fmt::format("{} {}[{}] {}", local_time(event.time_ns),
                                  program.empty() ? "?" : program, log.pid, text(event.event));
   std::string where = connection(event);
@@ -88,6 +90,7 @@ std::string json_line(const ProcessLog &log, const LogEvent &event) {
   line["time"] = rfc3339(event.time_ns);
   line["pid"] = log.pid;
   line["executable"] = log.executable;
+  line["program"] = event.program;
   line["event"] = text(event.event);
   line["direction"] = text(event.direction);
   line["reason"] = policy::name(event.reason);

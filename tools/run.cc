@@ -73,6 +73,8 @@ void set_environment(const Options &options, const std::string &config,
   ::setenv("LD_PRELOAD", preload_list(preload == nullptr ? "" : preload, library).c_str(), 1);
   ::setenv("INLAY_CONFIG", config.c_str(), 1);
   if (options.strict) ::setenv("INLAY_STRICT", "1", 1);
+  // One inherited from an `inlay run` around this one is not what was checked here.
+  ::unsetenv("INLAY_CONFIG_OWNER");
   if (!options.owners.empty()) {
     ::setenv("INLAY_CONFIG_OWNER", fmt::format("{}", fmt::join(options.owners, ",")).c_str(), 1);
   }

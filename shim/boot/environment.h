@@ -16,7 +16,7 @@ enum class Target : unsigned char {
   reachable,     // or not there, or not readable: the kernel will say
   static_image,  // no dynamic loader
   privileged,    // setuid, setgid or file capabilities: the loader drops the preload
-  foreign,       // another C library or machine
+  foreign,       // another C library or machine, or written in Go
 };
 
 // INLAY_STRICT=1: what the preload cannot reach does not start.

@@ -146,6 +146,7 @@ std::size_t format_json_line(const policy::LogRecord &record, const policy::LogF
   line.raw("\",\"pid\":");
   line.number(process.pid);
   put_text(line, "executable", process.executable);
+  put_text(line, "program", record.program);
   line.raw(",\"tid\":");
   line.number(record.tid);
   line.raw(",\"event\":\"");

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,8 +17,9 @@
 #include "policy/reason.h"
 #include "shim/arena/lock.h"
 #include "shim/arena/process.h"
-#include "shim/boot/json_line.h"
 #include "shim/arena/kernel.h"
+#include "shim/boot/json_line.h"
+#include "shim/boot/log_prune.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -34,6 +36,7 @@ struct Log {
   char path[kPathSize] = {};  // "" when the file is private memory
   std::atomic<const char *> json_file{""};
   char own_id[sizeof LogFile::own_id] = {};
+  char program[sizeof LogRecord::program] = {};
 };
 constinit Log g_log;
 
@@ -112,6 +115,13 @@ bool choose_folder(char *path) noexcept {
   return is_folder(path);
 }
 
+// Every program that starts, and one in so many of the children that a program forks: a server may
+// fork for each connection.
+bool is_turn_to_prune() noexcept {
+  constexpr int kChildren = 64;
+  return g_log.file.load(std::memory_order_relaxed) == nullptr || process_id() % kChildren == 0;
+}
+
 LogFile *map(int fd, int flags) noexcept {
   long base = kernel::call(SYS_mmap, 0, sizeof(LogFile), PROT_READ | PROT_WRITE, flags, fd, 0);
   return base < 0 && base > -4096 ? nullptr : reinterpret_cast<LogFile *>(base);
@@ -127,8 +137,13 @@ bool is_own_log(int fd) noexcept {
 }
 
 LogFile *make_file(char *path, std::uint64_t start_time) noexcept {
-  if (!choose_folder(path) || !append(path, "/") || !append(path, process_id()) ||
-      !append(path, "-") || !append(path, start_time) || !append(path, ".log")) {
+  if (!choose_folder(path)) {
+    path[0] = '\0';
+    return nullptr;
+  }
+  if (is_turn_to_prune()) prune_logs(path);
+  if (!append(path, "/") || !append(path, process_id()) || !append(path, "-") ||
+      !append(path, start_time) || !append(path, ".log")) {
     path[0] = '\0';
     return nullptr;
   }
@@ -205,6 +220,7 @@ void fill(LogRecord &record, const LogFields &fields) noexcept {
   record.fd = static_cast<std::uint32_t>(fields.fd);
   record.bytes_in = fields.bytes_in;
   record.bytes_out = fields.bytes_out;
+  std::memcpy(record.program, g_log.program, sizeof record.program);
   copy_text(record.rule, sizeof record.rule, fields.rule);
   copy_text(record.peer_id, sizeof record.peer_id, fields.peer_id);
   copy_text(record.detail, sizeof record.detail, fields.detail);
@@ -242,16 +258,6 @@ void log_event(const LogFields &fields) noexcept {
   }
 }
 
-void log_count(policy::Reason reason) noexcept {
-  if (LogFile *file = current_file()) count(*file, reason);
-}
-
-void log_sessions(std::int64_t change) noexcept {
-  if (LogFile *file = current_file()) {
-    file->sessions_open.fetch_add(static_cast<std::uint64_t>(change), std::memory_order_relaxed);
-  }
-}
-
 void log_own_id(std::string_view id) noexcept {
   copy_text(g_log.own_id, sizeof g_log.own_id, id);
   LogFile *file = g_log.file.load(std::memory_order_acquire);
@@ -260,6 +266,8 @@ void log_own_id(std::string_view id) noexcept {
 
 void start_log(const char *json_file) noexcept {
   g_log.json_file.store(json_file, std::memory_order_release);
+  // Of the first thread, which this is: later the name may be any thread's.
+  kernel::call(SYS_prctl, PR_GET_NAME, kernel::word(g_log.program));
   current_file();
 }
 

@@ -32,12 +32,6 @@ struct LogFields {
 
 void log_event(const LogFields &fields) noexcept;
 
-// Without an event of its own: each use of a plaintext default is counted, not told.
-void log_count(policy::Reason reason) noexcept;
-
-// Sessions open now, for `inlay status`.
-void log_sessions(std::int64_t change) noexcept;
-
 // The header's own_id; shown from then on.
 void log_own_id(std::string_view id) noexcept;
 

@@ -69,6 +69,25 @@ bool is_loader(const char *path) noexcept {
   return name != nullptr && std::strncmp(name, "ld-linux", 8) == 0;
 }
 
+// The linker of Go leaves a note of owner "Go" with the build ID: such a program calls the kernel
+// past libc even when it is dynamic.
+bool has_go_note(const Opened &file, const Elf64_Phdr &segment) noexcept {
+  alignas(Elf64_Nhdr) char notes[1024];
+  std::size_t room = segment.p_filesz < sizeof notes ? segment.p_filesz : sizeof notes;
+  long length = file.read_at(notes, room, segment.p_offset);
+  std::size_t left = length > 0 ? static_cast<std::size_t>(length) : 0;
+  auto padded = [](Elf64_Word size) { return (std::size_t{size} + 3) & ~std::size_t{3}; };
+  for (const char *at = notes; left >= sizeof(Elf64_Nhdr) + 4;) {
+    auto *note = reinterpret_cast<const Elf64_Nhdr *>(at);
+    if (note->n_namesz == 4 && std::memcmp(at + sizeof *note, "Go\0", 4) == 0) return true;
+    std::size_t size = sizeof *note + padded(note->n_namesz) + padded(note->n_descsz);
+    if (size >= left) return false;
+    at += size;
+    left -= size;
+  }
+  return false;
+}
+
 Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path) noexcept {
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine) {
     return Target::foreign;
@@ -79,6 +98,9 @@ Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path)
   auto size = static_cast<long>(count * sizeof headers[0]);
   if (file.read_at(headers, static_cast<std::size_t>(size), header.e_phoff) != size) {
     return Target::reachable;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    if (headers[i].p_type == PT_NOTE && has_go_note(file, headers[i])) return Target::foreign;
   }
   for (std::size_t i = 0; i < count; ++i) {
     if (headers[i].p_type != PT_INTERP) continue;

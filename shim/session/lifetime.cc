@@ -5,6 +5,8 @@
 
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
@@ -355,6 +357,14 @@ void after_close_range(unsigned first, unsigned last) noexcept {
   }
 }
 
+static bool is_connected(int fd) noexcept {
+  tcp_info info{};
+  socklen_t length = sizeof(info);
+  return kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
+         info.tcpi_state != TCP_SYN_SENT && info.tcpi_state != TCP_SYN_RECV &&
+         info.tcpi_state != TCP_CLOSE;
+}
+
 int shut_down(Slot &slot, int fd, int how) noexcept {
   if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR) return next.shutdown(fd, how);
   const int saved = errno;
@@ -364,10 +374,8 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
   if (state == State::failed || (state == State::waiting && !is_fresh(fd))) {
     return next.shutdown(fd, how);
   }
-  if (state == State::connecting) {
-    errno = ENOTCONN;
-    return -1;
-  }
+  // The program may know from poll that TCP is up before the helper does.
+  if (state == State::connecting && !is_connected(fd)) return next.shutdown(fd, how);
   if (how != SHUT_WR) {
     {
       Locked guard(slot.receive_lock);

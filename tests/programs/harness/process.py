@@ -71,6 +71,8 @@ class Process:
     def report(self) -> str:
         def tail(data):
             text = data[-4000:].decode("utf-8", "backslashreplace").rstrip("\n")
+            if "\0" in text:  # nothing a terminal should see
+                text = repr(data[-100:])
             return "\n".join("    | " + line for line in text.splitlines())
 
         lines = [f"  {self.name} (pid {self.pid}, status {self.status}): {' '.join(self.argv)}"]

@@ -181,12 +181,39 @@ class Transparency(unittest.TestCase):
              "2>/dev/null | grep -ac inlay.toml:1:"], variables)[1].split()
         self.assertEqual(found, "1")
 
+    def test_logs_of_the_dead_are_removed_after_a_day(self):
+        folder = pathlib.Path("/run/inlay")
+        if not os.access(folder, os.W_OK):
+            folder = self.config.parent / "inlay"
+            folder.mkdir(mode=0o700)
+        # No process has such an ID; the log reader does not take these for logs.
+        old, young, other = (folder / f"400000000{i}-1.{end}"
+                             for i, end in enumerate(("log", "log", "txt")))
+        self.addCleanup(lambda: [file.unlink(missing_ok=True) for file in (old, young, other)])
+        for file in (old, young, other):
+            file.write_bytes(b"")
+        for file in (old, other):
+            os.utime(file, (0, 0))
+        crowded = len(list(folder.iterdir())) > 400  # then the young may be one too many
+        variables = {"LD_PRELOAD": LIBRARY, "XDG_RUNTIME_DIR": str(self.config.parent)}
+        self.run_with(["true"], variables)
+        self.assertTrue(old.exists(), "inert, the library touches nothing")
+        self.run_with(["true"], {**variables, "INLAY_CONFIG": str(self.config)})
+        self.assertEqual([old.exists(), other.exists()], [False, True])
+        self.assertTrue(young.exists() or crowded)
+
     def test_a_static_program_is_logged_and_under_strict_refused(self):
+        self.check_unprotected("hooks_static")
+
+    def test_a_dynamic_go_program_is_logged_and_under_strict_refused(self):
+        self.check_unprotected("hooks_go")
+
+    def check_unprotected(self, program):
         variables = {"LD_PRELOAD": LIBRARY, "INLAY_CONFIG": str(self.config)}
-        static = str(PROGRAMS / "hooks_static")
+        static = str(PROGRAMS / program)
         for start in ("import os; os.execv({0!r}, [{0!r}])",
                       "import subprocess; raise SystemExit(subprocess.run([{0!r}]).returncode)",
-                      "import os; os.execvp('hooks_static', ['hooks_static'])"):
+                      f"import os; os.execvp({program!r}, [{program!r}])"):
             with self.subTest(start=start):
                 command = [sys.executable, "-c", start.format(static)]
                 path = {"PATH": f"{PROGRAMS}:/usr/bin:/bin"}

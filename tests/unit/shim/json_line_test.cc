@@ -25,6 +25,7 @@ TEST_CASE("an event is one line of JSON with the fields that are known") {
   auto record = std::make_unique<policy::LogRecord>();
   record->time_ns = 1'709'210'096'123'456'789;
   record->tid = 43;
+  std::strcpy(record->program, "redis-server");
   record->event = policy::Event::closed;
   record->reason = policy::Reason::closed;
   record->direction = policy::Direction::inbound;
@@ -47,6 +48,7 @@ TEST_CASE("an event is one line of JSON with the fields that are known") {
   CHECK(parsed["pid"] == 42);
   CHECK(parsed["executable"] == "/usr/bin/redis-server");
   CHECK(parsed["tid"] == 43);
+  CHECK(parsed["program"] == "redis-server");
   CHECK(parsed["event"] == "closed");
   CHECK(parsed["reason"] == "closed");
   CHECK(parsed["direction"] == "inbound");

@@ -179,7 +179,7 @@ TEST_CASE("files that are no logs are refused, whatever they claim") {
   };
   CHECK(read_log(write(folder, *good), kName, 0));
   CHECK(refuse([](LogFile &file) { file.magic ^= 1; }));
-  CHECK(refuse([](LogFile &file) { file.version = 2; }));
+  CHECK(refuse([](LogFile &file) { file.version = policy::kLogVersion + 1; }));
   CHECK(refuse([](LogFile &file) { file.ring_size = UINT32_MAX; }));
   CHECK(refuse([](LogFile &file) { file.record_size = 0; }));
   CHECK(refuse([](LogFile &file) { file.pid = 1; }));
@@ -269,6 +269,20 @@ TEST_CASE("a hostile name cannot control the terminal of who reads the log") {
   CHECK(nlohmann::json::parse(json)["detail"] == "\x1b[2J\nfake line \xef\xbf\xbd");
 }
 
+TEST_CASE("a program is shown by the name it was started by, else by its executable's") {
+  TemporaryFolder folder;
+  auto file = empty_log();
+  put(file->executable, "/usr/bin/redis-check-rdb");  // what Debian's redis-server is a link to
+  add(*file, 0);
+  add(*file, 1);
+  put(file->ring[1].program, "redis-server");
+  auto log = read_log(write(folder, *file), kName, 0);
+  REQUIRE(log);
+  CHECK(human_line(*log, log->events[0]).find(" redis-check-rdb[1234] ") != std::string::npos);
+  CHECK(human_line(*log, log->events[1]).find(" redis-server[1234] ") != std::string::npos);
+  CHECK(nlohmann::json::parse(json_line(*log, log->events[1]))["program"] == "redis-server");
+}
+
 TEST_CASE("a JSON line has the keys scripts rely on, in order") {
   TemporaryFolder folder;
   auto file = empty_log();
@@ -278,10 +292,10 @@ TEST_CASE("a JSON line has the keys scripts rely on, in order") {
   auto json = nlohmann::ordered_json::parse(json_line(*log, log->events[0]));
   std::vector<std::string> keys;
   for (const auto &[key, value] : json.items()) keys.push_back(key);
-  CHECK(keys == std::vector<std::string>{"time", "pid", "executable", "event", "direction",
-                                         "reason", "rule", "local", "remote", "own_id", "peer_id",
-                                         "detail", "fd", "bytes_in", "bytes_out", "version",
-                                         "uid"});
+  CHECK(keys == std::vector<std::string>{"time", "pid", "executable", "program", "event",
+                                         "direction", "reason", "rule", "local", "remote",
+                                         "own_id", "peer_id", "detail", "fd", "bytes_in",
+                                         "bytes_out", "version", "uid"});
   CHECK(json["time"] == "2026-01-02T03:04:05.000000006Z");
   CHECK(json["reason"] == "peer-not-allowed");
   CHECK(json["local"] == "127.0.0.1:6379");
