@@ -13,6 +13,7 @@ from harness.registry import case
 class Smtp(Family):
     name = "smtp"
     probe = b"EHLO localhost\r\n"
+    plaintext_client_waits = True
 
     def start_server(self, ctx, port, config):
         self.folder = ctx.folder / "mail"

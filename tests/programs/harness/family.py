@@ -30,6 +30,9 @@ class Family:
     # Why a strict client turns away from this server without inlay. A server that waits for the
     # end of a line or a request before it answers leaves the client waiting.
     plaintext_server_reasons = frozenset({"peer-not-tls"})
+    # Where the server speaks first, a client without inlay and a strict server wait for each other,
+    # as on a silent server; `inlay log` says so after a while.
+    plaintext_client_waits = False
 
     def start_server(self, ctx, port, config):
         """Starts the server, holding ctx.canary where clients can ask for it; returns it ready."""
@@ -110,7 +113,11 @@ class Family:
         ctx.expect_event(event="refused", direction="inbound", reason="peer-not-tls")
         if self.serves_again:
             # The family's own client, without inlay.
-            self.got_nothing(ctx, self.attempt(ctx, port, None))
+            client = self.attempt(ctx, port, None)
+            if self.plaintext_client_waits:
+                ctx.expect_event(direction="inbound", reason="handshake-waiting")
+                client.stop()
+            self.got_nothing(ctx, client)
             self.exchange(ctx, port, ctx.client_config(port))
 
     def plaintext_server(self, ctx):
