@@ -5,9 +5,14 @@
 // followed through pthread_atfork. vfork must not be wrapped: the child would return through a
 // frame the parent still needs.
 
+#include <fcntl.h>
 #include <linux/seccomp.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cstring>
+
+#include "shim/arena/kernel.h"
 #include "shim/boot/environment.h"
 #include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
@@ -23,6 +28,12 @@ void before_exec() {
   if (boot::active() && !in_foreign_process()) flush_everything(true);
 }
 
+// An exec that fails for want of the file leaves the sessions as they are: programs try one folder
+// of PATH after the other.
+bool may_succeed(const char *path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(path), X_OK) == 0;
+}
+
 void before_exit() {
   if (!boot::active() || in_foreign_process()) return;
   flush_everything(false);
@@ -34,7 +45,7 @@ int execute(const char *path, char *const arguments[], char *const environment[]
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
   return boot::with_repaired(environment, [&](char *const repaired[]) {
-    before_exec();
+    if (may_succeed(path)) before_exec();
     return next.execve(path, arguments, repaired);
   });
 }
@@ -44,7 +55,7 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
   return boot::with_repaired(environment, [&](char *const repaired[]) {
-    before_exec();
+    if (std::strchr(file, '/') == nullptr || may_succeed(file)) before_exec();
     return next.execvpe(file, arguments, repaired);
   });
 }

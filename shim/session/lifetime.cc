@@ -202,7 +202,8 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   bool last = !held_elsewhere(slot);
   State state = slot.state.load(std::memory_order_acquire);
   // This process's helper will not see to it any more: another holder's select() must.
-  if (state == State::waiting && !last) show_readiness(slot, fd);
+  // A process that inherited the descriptor over exec is no holder yet, hence also when last.
+  if (state == State::waiting) show_readiness(slot, fd);
   bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == process_id();
   bool owes = false;
   if (last && resets_on_close(fd)) {

@@ -451,6 +451,12 @@ bool is_shut_for_reading(Slot &slot) noexcept {
   return !guard.reentered() && !guard.owner_gone() && slot.receiving.shut;
 }
 
+// After shutdown(SHUT_RDWR) the kernel answers the peer's close_notify with a reset, as it does any data
+// that nobody may read. Without TLS there would have been a FIN alone.
+bool ended_by_us(Slot &slot, int error) noexcept {
+  return error == ECONNRESET && is_shut_for_reading(slot);
+}
+
 }  // namespace
 
 ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
@@ -533,7 +539,7 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
         continue;
       }
       if (outcome.fill == Fill::error) {
-        if (sink.delivered() > 0) break;
+        if (sink.delivered() > 0 || ended_by_us(slot, outcome.error)) break;
         if (outcome.error == ECONNRESET || outcome.error == ETIMEDOUT || outcome.error == EPIPE) {
           fail_closed(slot, fd, Reason::reset_by_peer);
           slot.error_taken.store(true, std::memory_order_relaxed);
@@ -553,6 +559,7 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
     // The kernel's own blocking receive: EINTR, SA_RESTART, SO_RCVTIMEO and O_NONBLOCK are its own.
     std::uint8_t byte;
     ssize_t woken = next.recv(fd, &byte, 1, MSG_PEEK);
+    if (woken < 0 && ended_by_us(slot, errno)) continue;  // the reader says how it ends
     if (woken < 0) {
       if (errno == EAGAIN) local(slot).expects_wait.store(false, std::memory_order_relaxed);
       if (sink.delivered() > 0) break;

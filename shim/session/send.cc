@@ -20,6 +20,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
+#include "shim/session/cancel.h"
 #include "shim/session/internal.h"
 #include "shim/session/session.h"
 
@@ -172,6 +173,34 @@ Push push_end(Slot &slot, int fd, int *error) noexcept {
   return Push::done;
 }
 
+// One blocking send of the tail's front.
+struct Flush {
+  Slot *slot;
+  int fd;
+  std::span<std::uint8_t> front;
+};
+
+long send_front(Flush *flush) {
+  return next.send(flush->fd, flush->front.data(), flush->front.size(), MSG_NOSIGNAL);
+}
+
+void end_flush(Slot &slot, ssize_t sent) noexcept {
+  Sending &tx = slot.sending;
+  {
+    Locked guard(slot.send_lock);
+    if (sent > 0) queue_pop(slot, tx.tail, static_cast<std::size_t>(sent));
+    tx.flusher.store(0, std::memory_order_relaxed);
+    note_output(slot);
+  }
+  kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
+}
+
+// The thread is cancelled: the kernel took nothing, and the helper goes on.
+void give_up_flush(Flush *flush) {
+  end_flush(*flush->slot, 0);
+  notify_helper(*flush->slot);
+}
+
 // Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
 // EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
 int flush_blocking(Slot &slot, int fd) {
@@ -205,27 +234,11 @@ int flush_blocking(Slot &slot, int fd) {
       }
       continue;
     }
-    // The tail's front is stable: only a flusher takes from it. A cancelled thread unwinds from
-    // here: the kernel took nothing from it, and the helper goes on.
-    struct Flushing {
-      Slot &slot;
-      ssize_t sent = 0;
-      bool unwound = true;
-      ~Flushing() {
-        Sending &sending = slot.sending;
-        {
-          Locked guard(slot.send_lock);
-          if (sent > 0) queue_pop(slot, sending.tail, static_cast<std::size_t>(sent));
-          sending.flusher.store(0, std::memory_order_relaxed);
-          note_output(slot);
-        }
-        kernel::call(SYS_futex, kernel::word(&sending.flusher), FUTEX_WAKE, 1 << 30);
-        if (unwound) notify_helper(slot);
-      }
-    } flushing{slot};
-    flushing.sent = next.send(fd, front.data(), front.size(), MSG_NOSIGNAL);
-    flushing.unwound = false;
-    result = flushing.sent < 0 ? errno : 0;
+    // The tail's front is stable: only a flusher takes from it.
+    Flush flush{&slot, fd, front};
+    auto sent = static_cast<ssize_t>(cancellable(send_front, give_up_flush, &flush));
+    result = sent < 0 ? errno : 0;
+    end_flush(slot, sent);
   }
   return result;
 }

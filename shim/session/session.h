@@ -6,7 +6,7 @@
 // blocks longer than the call it serves may.
 //
 // What is not noexcept may be cancelled (pthread_cancel) where the call it serves may: a forced
-// unwinding leaves through it, with nothing locked and nothing counted.
+// unwinding leaves through it, with nothing locked and nothing counted (session/cancel.h).
 #pragma once
 
 #include <cstddef>

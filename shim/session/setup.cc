@@ -11,6 +11,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
+#include "shim/session/cancel.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
@@ -115,6 +116,18 @@ int denied(int fd, Reason reason, const Decision &decision, const sockaddr *addr
   return -1;
 }
 
+struct Attempt {
+  Slot *slot;
+  int fd;
+  const sockaddr *address;
+  socklen_t length;
+};
+long attempt_connect(Attempt *attempt) {
+  return next.connect(attempt->fd, attempt->address, attempt->length);
+}
+// A thread cancelled in connect() leaves a socket that goes on connecting.
+void leave_connecting(Attempt *attempt) { notify_helper(*attempt->slot); }
+
 int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpoint &remote,
                   const void *caller) {
   const policy::Policy *policy = current_policy();
@@ -137,15 +150,8 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy);
   if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
   slot->owner.store(process_id(), std::memory_order_release);
-  // A thread cancelled in connect() leaves a socket that goes on connecting.
-  struct Unwound {
-    Slot *slot;
-    ~Unwound() {
-      if (slot != nullptr) notify_helper(*slot);
-    }
-  } unwound{slot};
-  int result = next.connect(fd, address, length);
-  unwound.slot = nullptr;
+  Attempt attempt{slot, fd, address, length};
+  auto result = static_cast<int>(cancellable(attempt_connect, leave_connecting, &attempt));
   int error = result == 0 ? 0 : errno;
   if (error == 0 || error == EINPROGRESS || error == EINTR) {
     if (error == 0) set_state(*slot, State::handshaking);

@@ -11,6 +11,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
+#include "shim/session/cancel.h"
 #include "shim/session/internal.h"
 
 namespace inlay::shim {
@@ -31,21 +32,26 @@ bool owner_died(const Slot &slot) noexcept {
          kernel::call(SYS_kill, static_cast<long>(owner), 0) == -ESRCH;
 }
 
-// FUTEX_WAIT as a cancellation point, which no futex call of the C library is. The request is acted
-// on inside the C library's syscall(): an unwinding needs a call to leave this frame through.
-long cancellable_wait(const std::atomic<State> &word, State seen, timespec *bound) {
-  struct Asynchronous {
-    int before;
-    Asynchronous() { pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &before); }
-    ~Asynchronous() { pthread_setcanceltype(before, nullptr); }
-  } asynchronous;
+struct Wait {
+  Slot *slot;
+  State seen;
+  timespec *bound;
+  int cancel_type = 0;
+};
+
+// FUTEX_WAIT as a cancellation point, which no futex call of the C library is: the request is acted
+// on inside the C library's syscall().
+long wait_on_state(Wait *wait) {
   const int saved = errno;
-  long slept = next.syscall(SYS_futex, &word, FUTEX_WAIT, static_cast<std::uint32_t>(seen), bound,
-                            nullptr, 0);
+  pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &wait->cancel_type);
+  long slept = next.syscall(SYS_futex, &wait->slot->state, FUTEX_WAIT,
+                            static_cast<std::uint32_t>(wait->seen), wait->bound, nullptr, 0);
   if (slept < 0) slept = -errno;
+  pthread_setcanceltype(wait->cancel_type, nullptr);
   errno = saved;
   return slept;
 }
+void leave_waiters(Wait *wait) { wait->slot->waiters.fetch_sub(1, std::memory_order_seq_cst); }
 
 }  // namespace
 
@@ -80,13 +86,7 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
                          : now_ns() + std::int64_t{limit.tv_sec} * 1'000'000'000 +
                                std::int64_t{limit.tv_usec} * 1000;
   Waited result = Waited::changed;
-  struct Counted {
-    std::atomic<std::uint32_t> &waiters;
-    explicit Counted(std::atomic<std::uint32_t> &count) : waiters(count) {
-      waiters.fetch_add(1, std::memory_order_seq_cst);
-    }
-    ~Counted() { waiters.fetch_sub(1, std::memory_order_seq_cst); }
-  } counted(slot.waiters);
+  slot.waiters.fetch_add(1, std::memory_order_seq_cst);
   while (slot.state.load(std::memory_order_acquire) == state) {
     bool mine = slot.owner.load(std::memory_order_relaxed) == process_id();
     timespec timeout{};
@@ -105,16 +105,19 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
       timeout = {left / 1'000'000'000, left % 1'000'000'000};
       bound = &timeout;
     }
-    long slept = cancellable_wait(slot.state, state, bound);
+    Wait wait{&slot, state, bound};
+    long slept = cancellable(wait_on_state, leave_waiters, &wait);
     if (slept == -EINTR) {
       result = Waited::interrupted;
       break;
     }
     if (slept == -ETIMEDOUT && owner_died(slot)) {
+      slot.waiters.fetch_sub(1, std::memory_order_seq_cst);
       poison(slot, fd);
       return Waited::changed;
     }
   }
+  slot.waiters.fetch_sub(1, std::memory_order_seq_cst);
   return result;
 }
 
