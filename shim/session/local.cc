@@ -19,8 +19,8 @@ void Local::reset() noexcept {
   for (std::uint32_t &watch : watches) watch = 0;
   more_watches = false;
   hidden = false;
-  next_in_inbox.store(nullptr, std::memory_order_relaxed);
-  in_inbox.store(false, std::memory_order_relaxed);
+  // The inbox's link stays: a slot may be in the inbox when it is freed and used again, and linked a
+  // second time it would make a ring of the list. To be looked at once too often is harmless.
   expects_wait.store(false, std::memory_order_relaxed);
 }
 

@@ -40,7 +40,7 @@ struct Local {
 
   Local() = default;
   Local(const Local &) = delete;
-  // Back to the empty value; frees nothing.
+  // Back to the empty value, but for the inbox's link; frees nothing.
   void reset() noexcept;
 };
 
