@@ -123,8 +123,9 @@ tl::expected<TrustedFile, std::string> Walk::open(const std::string &path) {
     Looked looked;
     if (!entry || !look(entry.get(), &looked)) {
       return tl::unexpected(
-          errno == ENOENT ? fmt::format("{} does not exist", child(name))
-                          : fmt::format("cannot open {}: {}", child(name), errno_text(errno)));
+          errno == ENOENT
+              ? fmt::format("{} does not exist: create it or correct the path", child(name))
+              : fmt::format("cannot open {}: {}", child(name), errno_text(errno)));
     }
     if (S_ISLNK(looked.stat.st_mode)) {
       if (!follow(entry.get(), &todo)) return tl::unexpected(error_);

@@ -24,7 +24,7 @@ Commands:
   log      show what was refused, cut or let through, and why
   policy   check a configuration, explain what it does with a connection
   ca       make a development authority, issue identities
-  agent    start the node agent (inlay-agent)
+  agent    start the node agent, where inlay-agent is installed
 
 Example: a development authority, an identity, a program that uses it
   inlay ca init --dir authority --trust-domain example.org
