@@ -249,12 +249,13 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
   std::int64_t limit =
       std::int64_t{policy != nullptr ? policy->defaults.handshake_timeout_ms : 5000} * 1'000'000;
   std::int64_t from = task.first_byte_ns != 0 ? task.first_byte_ns : task.started_ns;
-  if (task.first_byte_ns == 0 && task.waiting_logged) return INT64_MAX / 2;
+  bool closed = local(*task.slot).hidden;  // nobody but this waits for a silent peer
+  if (task.first_byte_ns == 0 && task.waiting_logged && !closed) return INT64_MAX / 2;
   return from + limit - now_ns;
 }
 
 bool deadline_passed(Slot &slot, int fd, Task &task) noexcept {
-  if (task.first_byte_ns == 0) {
+  if (task.first_byte_ns == 0 && !local(slot).hidden) {
     task.waiting_logged = true;
     report(&slot, fd, Event::notice, Reason::handshake_waiting, "");
     return false;
