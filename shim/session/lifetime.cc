@@ -10,7 +10,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -137,12 +136,6 @@ void release_holder(Slot &slot) noexcept {
   }
 }
 
-bool has_unread(int fd) noexcept {
-  int unread = 0;
-  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
-  return unread > 0;
-}
-
 bool resets_on_close(int fd) noexcept {
   linger value{};
   socklen_t length = sizeof(value);
@@ -211,11 +204,6 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   // This process's helper will not see to it any more: another holder's select() must.
   // A process that inherited the descriptor over exec is no holder yet, hence also when last.
   if (state == State::waiting) show_readiness(slot, fd);
-  // Closed without a word, but the peer began its handshake: it is owed an orderly end.
-  if (state == State::waiting && last && has_unread(fd)) {
-    take_ownership(slot, fd);
-    state = slot.state.load(std::memory_order_acquire);
-  }
   bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == process_id();
   bool owes = false;
   if (last && resets_on_close(fd)) {

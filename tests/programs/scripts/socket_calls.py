@@ -185,6 +185,8 @@ def half_close_keeps_the_other_half():
 @check
 def write_to_a_closed_peer():
     client, server = pair()
+    client.send(b"x")
+    server.recv(1)  # the session is up: a close before that is tests/differential's matter
     server.close()
     readable(client)  # its FIN is here
     end = client.recv(10)
