@@ -92,7 +92,8 @@ struct alignas(64) Slot {
   std::atomic<std::uint64_t> bytes_in;    // application bytes
   std::atomic<std::uint64_t> bytes_out;
   std::atomic<std::int32_t> receive_low_water;  // the program's SO_RCVLOWAT, virtualised
-  char peer_id[160];                      // NUL-terminated, truncated: for the log
+  policy::Endpoint remote;                // the kernel forgets it when the connection ends
+  char peer_id[256];                      // NUL-terminated, truncated: for the log and judging again
 
   // Children that were forked and have not yet put themselves among the holders: a parent that closes
   // at once must not take itself for the last. `unborn_since_ns` (CLOCK_MONOTONIC) bounds it, for

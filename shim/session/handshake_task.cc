@@ -84,6 +84,22 @@ std::string detail_of(const tls::HandshakeFailure &failure) {
   return failure.detail;
 }
 
+// Between accept() and the handshake the policy changed, or a fork brought the connection here: its
+// rule is a number of another policy.
+bool decide_again(Slot &slot, int fd, const policy::Policy &policy) noexcept {
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  kernel::call(SYS_getsockname, fd, kernel::word(&address), kernel::word(&length));
+  auto here = policy::Endpoint::from_sockaddr(reinterpret_cast<sockaddr *>(&address), length);
+  policy::Decision decision;
+  if (here) decision = policy::decide(policy, policy::InboundQuery{*here});
+  slot.rule = decision.rule;
+  local(slot).policy = &policy;
+  if (here && decision.mode == policy::Mode::strict) return true;
+  fail_closed(slot, fd, Reason::policy_changed);
+  return false;
+}
+
 bool begin(Slot &slot, int fd, Task &task) {
   const char *why = "";
   auto credentials = current_credentials(&why);
@@ -91,13 +107,14 @@ bool begin(Slot &slot, int fd, Task &task) {
     fail_closed(slot, fd, Reason::identity_unreadable, why);
     return false;
   }
+  bool inbound = slot.direction == Direction::inbound;
   const policy::Policy *policy = local(slot).policy;
-  if (policy == nullptr) policy = current_policy();
+  if (inbound || policy == nullptr) policy = current_policy();
   if (policy == nullptr) {
     fail_closed(slot, fd, Reason::policy_unreadable);
     return false;
   }
-  bool inbound = slot.direction == Direction::inbound;
+  if (inbound && local(slot).policy != policy && !decide_again(slot, fd, *policy)) return false;
   std::uint32_t rule = slot.rule;
   auto judge = [policy, inbound, rule, &task](const identity::SpiffeId &peer) {
     std::string_view uri = peer.uri();
@@ -164,7 +181,8 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     Locked sending(slot.send_lock);
     slot.receiving.traffic = established.receive;
     slot.sending.traffic = established.send;
-    // What the kernel did not take of our last flight goes first.
+    // Our last flight goes first, at once unless early data goes with it (push_tail).
+    if (slot.sending.early.length == 0) send_output(fd, task);
     std::size_t left = task.output.size() - task.output_sent;
     if (queue_append(slot, slot.sending.tail, task.output.data() + task.output_sent, left) !=
         left) {
@@ -193,6 +211,11 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
   }
   if (shut) kernel::shut_down(fd, SHUT_RD);
   slot.hides_readiness.store(false, std::memory_order_relaxed);
+  if (slot.direction == Direction::inbound) {
+    // Whoever speaks first speaks now: its first bytes wait for this acknowledgement (Nagle).
+    int at_once = 1;
+    kernel::set_option(fd, IPPROTO_TCP, TCP_QUICKACK, &at_once, sizeof(at_once));
+  }
   refire_readable(fd);
   return HandshakeStep::established;
 }
@@ -226,7 +249,6 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
     task.input.clear();
     if (progress == tls::Handshake::Progress::failed) return fail(slot, fd, task);
     if (progress == tls::Handshake::Progress::finished) {
-      send_output(fd, task);
       return finish(slot, fd, task);
     }
   }

@@ -27,10 +27,12 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/boot/sandbox.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
+#include "shim/session/policy_watch.h"
 
 namespace inlay::shim {
 namespace {
@@ -40,6 +42,7 @@ constexpr std::int64_t kIdleNs = 2'000'000'000;  // how long a helper without wo
 constexpr std::int64_t kTouchGraceNs = 5'000'000;  // before the acceptor's helper begins by itself
 constexpr std::int64_t kPollFirstNs = 1'000'000;   // looking for hidden handshake bytes: back-off
 constexpr std::int64_t kPollLastNs = 16'000'000;
+constexpr std::int64_t kWatchNs = 1'000'000'000;  // between looks at the policy, with sessions open
 constexpr std::size_t kHalfOpenLimit = 4096;     // unfinished inbound handshakes of this process
 
 struct Helper {
@@ -47,6 +50,7 @@ struct Helper {
   SharedLock work_lock;  // held while the helper works; fork waits for it
   std::atomic<bool> running{false};
   std::atomic<bool> sleeping{false};
+  std::atomic<bool> cannot_start{false};  // keep_watch() failed: it does not try at every call
   std::atomic<Slot *> inbox{nullptr};
   int epoll = -1;
   int wake = -1;
@@ -345,15 +349,18 @@ void *run(void *) noexcept {
   kernel::call(SYS_prctl, PR_SET_NAME, kernel::word("inlay"));
   for (;;) {
     std::int64_t next_in = 0;
+    bool watching = false;
     {
       Locked working(g_helper.work_lock);
       take_inbox();
       next_in = check_deadlines();
+      watching = watch_policy();
     }
-    bool idle = g_helper.tasks == nullptr;
+    bool idle = g_helper.tasks == nullptr && !watching;
     std::int64_t slept_from = monotonic_ns();
     // Tasks whose slot went away are found when somebody looks: at least once in a while.
-    sleep_until_work(idle ? kIdleNs : next_in < 0 ? kIdleNs : std::min(next_in, kIdleNs));
+    std::int64_t most = watching ? kWatchNs : kIdleNs;
+    sleep_until_work(next_in < 0 ? most : std::min(next_in, most));
     if (idle && g_helper.tasks == nullptr && monotonic_ns() - slept_from >= kIdleNs && retire()) break;
   }
   return nullptr;
@@ -429,6 +436,15 @@ void notify_helper(Slot &slot) noexcept {
     std::uint64_t one = 1;
     kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
   }
+  errno = saved;
+}
+
+void keep_watch() noexcept {
+  if (g_helper.running.load(std::memory_order_relaxed) || g_helper.cannot_start) return;
+  // A child that goes on with an inherited session. Not a vfork child: its memory is its parent's.
+  if (boot::sandboxed() || in_foreign_process()) return;
+  const int saved = errno;
+  if (!ensure_running()) g_helper.cannot_start = true;
   errno = saved;
 }
 

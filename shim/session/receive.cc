@@ -125,6 +125,9 @@ Outcome record_failure(tls::RecordError error) noexcept {
   }
 }
 
+constexpr Outcome kInterruptedMessage{Fill::broken, Reason::protocol_violation,
+                                     "a handshake message was interrupted", &kUnexpectedMessage, 0};
+
 // Reads a session's records on behalf of one call. receive_lock is held throughout.
 class Reader {
  public:
@@ -146,6 +149,10 @@ class Reader {
     return peek_ || rx_.taken > 0 || record - std::min(record, tls::kRecordOverhead) > sink_.room();
   }
   bool make_cipher() noexcept;
+  // A handshake message that goes on in the next record: nothing else may come between (§5.1).
+  bool interrupts_message(ContentType type) const noexcept {
+    return type != ContentType::handshake && rx_.post_handshake.mid_message();
+  }
   // Length of the record the head begins, 0 while fewer than 5 bytes are known.
   bool head_record(std::size_t &record, Outcome &outcome) noexcept;
   Outcome fill_head(std::size_t wanted) noexcept;
@@ -302,6 +309,10 @@ Outcome Reader::read_whole_records() noexcept {
     ++rx_.traffic.sequence;
     at += record;
     left -= record;
+    if (interrupts_message(opened->type)) {
+      if (direct) std::memset(out, 0, opened->length);
+      return kInterruptedMessage;
+    }
     if (opened->type == ContentType::application_data) {
       if (opened->length > 0) {
         rx_.post_handshake.data_seen();
@@ -378,6 +389,7 @@ bool Reader::open_staying(std::size_t record, Outcome &outcome) noexcept {
 Outcome Reader::read_staying_record(std::size_t record) noexcept {
   Outcome outcome;
   if (!open_staying(record, outcome)) return outcome;
+  if (interrupts_message(local_.opened_type)) return kInterruptedMessage;
   std::size_t rest = record - rx_.head_length;
   auto commit = [&]() noexcept {
     kernel::receive(fd_, nullptr, rest, MSG_DONTWAIT | MSG_TRUNC);
@@ -514,6 +526,7 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       errno = waited == Waited::interrupted ? EINTR : EAGAIN;
       return -1;
     }
+    keep_watch();
     if (!sleep_first) {
       Outcome outcome;
       {

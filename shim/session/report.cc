@@ -24,7 +24,9 @@ void set_remote(boot::LogFields &fields, const Endpoint &endpoint) noexcept {
   fields.remote_port = endpoint.port;
 }
 
-void ask_kernel(boot::LogFields &fields, int fd) noexcept {
+void ask_kernel(boot::LogFields &fields, int fd, const Slot *slot) noexcept {
+  // Of a connection that is gone getpeername() says ENOTCONN.
+  if (slot != nullptr) set_remote(fields, slot->remote);
   if (fd < 0) return;
   sockaddr_storage address{};
   auto *generic = reinterpret_cast<sockaddr *>(&address);
@@ -38,8 +40,10 @@ void ask_kernel(boot::LogFields &fields, int fd) noexcept {
   }
 }
 
-std::string_view rule_of(Direction direction, std::uint32_t rule) noexcept {
-  const policy::Policy *policy = current_policy();
+// Rules are numbers of the policy that decided, which may not be the current one any more.
+std::string_view rule_of(const policy::Policy *policy, Direction direction,
+                         std::uint32_t rule) noexcept {
+  if (policy == nullptr) policy = current_policy();
   if (policy == nullptr || direction == Direction::none) return {};
   return policy::rule_name(*policy, direction == Direction::inbound, rule);
 }
@@ -53,10 +57,10 @@ void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason
   fields.reason = reason;
   fields.fd = fd;
   fields.detail = detail;
-  ask_kernel(fields, fd);
+  ask_kernel(fields, fd, slot);
   if (slot != nullptr) {
     fields.direction = slot->direction;
-    fields.rule = rule_of(slot->direction, slot->rule);
+    fields.rule = rule_of(local(const_cast<Slot &>(*slot)).policy, slot->direction, slot->rule);
     fields.peer_id = slot->peer_id;
     fields.bytes_in = slot->bytes_in.load(std::memory_order_relaxed);
     fields.bytes_out = slot->bytes_out.load(std::memory_order_relaxed);
@@ -73,8 +77,8 @@ void report_address(int fd, policy::Event event, policy::Reason reason, std::uin
   fields.reason = reason;
   fields.direction = Direction::outbound;
   fields.fd = fd;
-  fields.rule = rule_of(Direction::outbound, rule);
-  ask_kernel(fields, fd);
+  fields.rule = rule_of(nullptr, Direction::outbound, rule);
+  ask_kernel(fields, fd, nullptr);
   if (auto endpoint = Endpoint::from_sockaddr(remote, length)) set_remote(fields, *endpoint);
   boot::log_event(fields);
 }

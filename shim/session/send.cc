@@ -84,7 +84,7 @@ bool update_key_when_due(Slot &slot) noexcept {
   Sending &tx = slot.sending;
   bool asked = slot.key_update_due.load(std::memory_order_relaxed) &&
                slot.key_update_due.exchange(false, std::memory_order_acquire);
-  bool worn = tx.traffic.sequence >= tls::record_limit(tx.traffic.suite) - 64;
+  bool worn = tls::update_due(tx.traffic);
   if (!asked && !worn) return true;
   return queue_control(slot, ContentType::handshake, tls::key_update_message(false)) &&
          tls::update(tx.traffic);
@@ -120,9 +120,14 @@ Step seal_and_send(Slot &slot, int fd, Scratch &scratch, std::span<const iovec> 
 
 Push push_tail(Slot &slot, int fd, int *error) noexcept {
   Queue &tail = slot.sending.tail;
+  // The end of the handshake and what was written early leave together: on its own the latter would
+  // wait for an acknowledgement (Nagle) that the peer delays.
+  bool more = slot.sending.early.length > 0 &&
+              slot.state.load(std::memory_order_acquire) == State::established;
   while (tail.length > 0) {
     std::span<std::uint8_t> front = queue_front(slot, tail);
-    long sent = kernel::send(fd, front.data(), front.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    long sent = kernel::send(fd, front.data(), front.size(),
+                             MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
     if (sent < 0) {
       if (sent == -EAGAIN) return Push::pending;
       *error = static_cast<int>(-sent);
@@ -339,6 +344,7 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       if (error == 0) error = EPIPE;
       break;
     }
+    if (state == State::established) keep_watch();
     bool full = false;
     Reason broken = Reason::none;
     {

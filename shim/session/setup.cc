@@ -10,6 +10,7 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/boot/level.h"
 #include "shim/hooks/next.h"
 #include "shim/session/cancel.h"
 #include "shim/session/internal.h"
@@ -89,7 +90,7 @@ void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t 
 
 // Makes fd managed. Null when there is no slot: the caller must fail closed.
 Slot *manage(int fd, State state, Direction direction, const Decision &decision,
-             const policy::Policy *policy) noexcept {
+             const policy::Policy *policy, const Endpoint &remote) noexcept {
   std::uint64_t cookie = cookie_of(fd);
   if (cookie == 0) return nullptr;
   if (Slot *stale = find_slot(cookie)) {
@@ -102,6 +103,7 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
   slot->direction = direction;
   slot->rule = decision.rule;
   slot->bare_fin = decision.bare_fin;
+  slot->remote = remote;
   Local &mine = local(*slot);
   mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   mine.policy = policy;
@@ -147,7 +149,7 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   // A SYN must not carry data, and connect() must mean that a SYN is sent.
   int off = 0;
   kernel::set_option(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &off, sizeof(off));
-  Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy);
+  Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy, remote);
   if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
   slot->owner.store(process_id(), std::memory_order_release);
   Attempt attempt{slot, fd, address, length};
@@ -204,7 +206,7 @@ Slot *adopt(int fd) noexcept {
   Decision outbound = decide_outbound(*policy, *there, nullptr);
   bool fresh = is_fresh(fd);  // inetd, systemd
   if (fresh && inbound.mode == Mode::strict) {
-    Slot *slot = manage(fd, State::waiting, Direction::inbound, inbound, policy);
+    Slot *slot = manage(fd, State::waiting, Direction::inbound, inbound, policy, *there);
     if (slot == nullptr) {
       refuse_connected(fd, Direction::inbound, Reason::out_of_resources, inbound.rule, "");
     }
@@ -284,7 +286,8 @@ int accepted(int, int fd) noexcept {
     report(nullptr, fd, Event::plaintext, decision.reason, "");
   } else if (decision.mode == Mode::deny) {
     refuse_connected(fd, Direction::inbound, decision.reason, decision.rule, "");
-  } else if (Slot *slot = manage(fd, State::waiting, Direction::inbound, decision, policy)) {
+  } else if (Slot *slot = manage(fd, State::waiting, Direction::inbound, decision, policy,
+                                endpoint(fd, SYS_getpeername).value_or(Endpoint{}))) {
     if ((kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0) hide_readiness(*slot, fd);
   } else {
     refuse_connected(fd, Direction::inbound, Reason::out_of_resources, decision.rule, "");
@@ -294,7 +297,8 @@ int accepted(int, int fd) noexcept {
 }
 
 Slot *probe_descriptor(int fd) noexcept {
-  if (g_descriptor_words == nullptr || fd < 0) return nullptr;
+  // Inert, or in the middle of booting: there are no sessions, and nothing may be made of a socket.
+  if (g_descriptor_words == nullptr || fd < 0 || !boot::active()) return nullptr;
   const int saved = errno;
   int tcp = is_tcp(fd);
   Slot *found = nullptr;

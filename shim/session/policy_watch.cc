@@ -1,0 +1,93 @@
+#include "shim/session/policy_watch.h"
+
+#include <cstring>
+
+#include <sys/syscall.h>
+
+#include "identity/spiffe_id.h"
+#include "shim/arena/arena.h"
+#include "shim/arena/kernel.h"
+#include "shim/boot/state.h"
+#include "shim/session/helper.h"
+#include "shim/session/internal.h"
+#include "shim/session/runtime.h"
+
+namespace inlay::shim {
+namespace {
+
+using policy::Decision;
+using policy::Direction;
+using policy::Mode;
+using policy::Policy;
+using policy::Reason;
+
+constexpr std::int64_t kLookEveryNs = 1'000'000'000;
+
+std::int64_t g_looked_ns = 0;
+
+// What the policy says of the session now. What is in the clear by policy may be encrypted as well.
+Reason judge(const Slot &slot, const Policy &policy, const Decision &decision) {
+  if (decision.mode == Mode::plaintext) return Reason::allowed;
+  if (decision.mode == Mode::deny) return decision.reason;
+  // An ID too long for the slot is not known in full: it matches nothing.
+  if (std::strlen(slot.peer_id) + 1 == sizeof(slot.peer_id)) return Reason::peer_not_allowed;
+  auto peer = identity::SpiffeId::parse(slot.peer_id);
+  if (!peer) return Reason::peer_not_allowed;
+  return slot.direction == Direction::inbound
+             ? policy::judge_inbound_peer(policy, decision.rule, *peer)
+             : policy::judge_outbound_peer(policy, decision.rule, *peer);
+}
+
+void judge_again(Slot &slot, const Policy &policy) {
+  Locked life(slot.life_lock);
+  if (life.reentered()) return;
+  Local &mine = local(slot);
+  int fd = static_cast<int>(mine.descriptor) - 1;
+  if (fd < 0 || mine.policy == &policy ||
+      slot.state.load(std::memory_order_acquire) != State::established) {
+    return;
+  }
+  Decision decision;
+  if (slot.direction == Direction::inbound) {
+    sockaddr_storage address{};
+    socklen_t length = sizeof(address);
+    kernel::call(SYS_getsockname, fd, kernel::word(&address), kernel::word(&length));
+    auto here = policy::Endpoint::from_sockaddr(reinterpret_cast<sockaddr *>(&address), length);
+    if (!here) return;
+    decision = policy::decide(policy, policy::InboundQuery{*here});
+  } else {
+    // Who called connect() is not known any more: such rules judge new connections only.
+    if (policy.needs_module() || policy.needs_frames()) return;
+    decision = decide_outbound(policy, slot.remote, nullptr);
+  }
+  Reason verdict = judge(slot, policy, decision);
+  slot.rule = decision.rule;
+  mine.policy = &policy;
+  if (verdict != Reason::allowed) fail_closed(slot, fd, Reason::policy_changed, policy::name(verdict));
+}
+
+}  // namespace
+
+bool watch_policy() noexcept {
+  std::int64_t now = monotonic_ns();
+  if (now - g_looked_ns >= kLookEveryNs) {
+    g_looked_ns = now;
+    boot::refresh_policy();
+  }
+  const Policy *policy = current_policy();
+  bool open = false;
+  for_each_slot([&](Slot &slot) {
+    State state = slot.state.load(std::memory_order_acquire);
+    if (local(slot).descriptor == 0 || state == State::free || state == State::failed) return;
+    open = true;
+    if (policy == nullptr || state != State::established || local(slot).policy == policy) return;
+    try {
+      judge_again(slot, *policy);
+    } catch (...) {
+      // Out of memory: the next look tries again.
+    }
+  });
+  return open;
+}
+
+}  // namespace inlay::shim

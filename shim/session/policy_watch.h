@@ -1,0 +1,13 @@
+// Live policy: the file is looked at once a second while sessions are open, and open sessions are
+// judged again when it changed. The helper thread only.
+#pragma once
+
+namespace inlay::shim {
+
+struct Slot;
+
+// Looks at the policy's file if the last look is a second old, and cuts the sessions of this process
+// that the policy in force no longer allows. True while there are sessions to watch over.
+bool watch_policy() noexcept;
+
+}  // namespace inlay::shim
