@@ -1,0 +1,551 @@
+#!/usr/bin/env python3
+"""What a hostile or broken peer, or a network in between, can do to programs under inlay."""
+
+import os
+import pathlib
+import select
+import socket
+import subprocess
+import sys
+import threading
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from support import (CANARY, GREETING, PATIENCE, PEER, TRUST_DOMAIN, ClientVictim, Relay,
+                     ServerVictim, Stop, Victim, drain, issue, listener, records, until)
+
+ALERT, HANDSHAKE, DATA = 21, 22, 23
+
+
+def setUpModule():
+    global SERVER_ID, CLIENT_ID, STRANGER_ID, server, client, server_eof
+    SERVER_ID, CLIENT_ID = issue("server"), issue("client")
+    STRANGER_ID = issue("client", authority="stranger")
+    server, client = ServerVictim(SERVER_ID), ClientVictim(CLIENT_ID)
+    server_eof = ServerVictim(SERVER_ID, defaults='bare_fin = "eof"')
+
+
+def tearDownModule():
+    for victim in (server, client, server_eof):
+        victim.child.kill()
+        victim.child.wait()
+
+
+def say(peer, data):
+    """The other side may have refused before all is said."""
+    try:
+        peer.sendall(data)
+        peer.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+class Case(unittest.TestCase):
+    def assertOnlyTls(self, data, *secrets):
+        """Nothing but TLS records, and none of the application's bytes."""
+        for secret in secrets:
+            self.assertNotIn(secret, data)
+        self.assertEqual(b"".join(records(data)), data)
+        for record in records(data):
+            self.assertIn(record[0], (20, 21, 22, 23))
+
+    def assertServes(self):
+        """An honest client is still served."""
+        relay = Relay(server.port, lambda direction, index, record: record)
+        got = client.ask(port=relay.port, enough=len(GREETING + CANARY))
+        self.assertEqual((bytes.fromhex(got["received"]), got["end"]), (GREETING + CANARY, "enough"))
+        relay.join()
+        result = server.result(relay.server_side_port)
+        self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (CANARY, "eof"))
+        return relay
+
+
+class Plaintext(Case):
+    CLIENTS = {
+        "http": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "smtp": b"EHLO example.org\r\n",
+        "redis": b"*1\r\n$4\r\nPING\r\n",
+        "ssh": b"SSH-2.0-OpenSSH_9.2p1\r\n",
+        "postgres": bytes.fromhex("00000008 04d2162f"),
+        "mysql": bytes.fromhex("20000001 85a20f00 00000001 21000000"),
+        "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "sslv2": bytes.fromhex("802e0100020015000000100100800200800300800400800500800600800700c0"),
+        "binary": bytes(range(256)),
+        "zeros": bytes(64),
+        "empty handshake record": bytes.fromhex("1603010000"),
+        "application data first": bytes.fromhex("1703030004") + b"data",
+        "alert first": bytes.fromhex("15030300020100"),
+        "record too long": bytes.fromhex("160301ffff") + b"x" * 65535,
+    }
+
+    def test_t28_no_byte_of_a_plaintext_client_reaches_a_strict_server_nor_its_greeting_the_client(self):
+        for name, sent in self.CLIENTS.items():
+            with self.subTest(name), socket.create_connection(("127.0.0.1", server.port)) as peer:
+                port = peer.getsockname()[1]
+                say(peer, sent)
+                answer = drain(peer)
+                self.assertOnlyTls(answer, GREETING)
+                result = server.result(port)
+                self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+                self.assertIn(server.reason(port), ("peer-not-tls", "protocol-violation", "tls-version",
+                                                    "record-overflow", "refused-by-peer",
+                                                    "peer-closed-in-handshake"))
+        self.assertServes()
+
+    def test_t29_a_strict_client_sends_a_plaintext_server_no_application_byte(self):
+        for name, sent in {"http": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+                           "smtp": b"220 mail.example.org ESMTP\r\n", "redis": b"-ERR unknown\r\n",
+                           "mysql": bytes.fromhex("4a0000000a382e302e33300000000000"),
+                           "alert": bytes.fromhex("15030100020228"), "nothing": b"",
+                           "echo": None}.items():
+            with self.subTest(name), listener() as fake:
+                port = fake.getsockname()[1]
+                client.tell(port=port)
+                peer, _ = fake.accept()
+                with peer:
+                    head = peer.recv(65536)
+                    say(peer, head if sent is None else sent)
+                    self.assertOnlyTls(head + drain(peer), CANARY)
+                result = client.line()
+                self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+                client.reason(port)
+
+
+class StockPeers(Case):
+    """openssl s_client and s_server, both roles."""
+
+    def s_client(self, port, *options, text=b""):
+        asked = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile",
+                                str(SERVER_ID / "bundle.pem"), *map(str, options)], input=text,
+                               capture_output=True, timeout=PATIENCE)
+        return asked.stdout + asked.stderr
+
+    def last_result(self):
+        return server.line()
+
+    def test_t30_a_client_without_tls_1_3_is_refused(self):
+        own = ("-cert", CLIENT_ID / "svid.pem", "-key", CLIENT_ID / "key.pem")
+        said = self.s_client(server.port, "-tls1_2", *own, text=b"bad\n")
+        self.assertNotIn(GREETING, said)
+        result = self.last_result()
+        self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+        self.assertEqual(server.reason(result["port"]), "tls-version")
+
+    def test_t35_a_client_without_a_certificate_is_refused(self):
+        said = self.s_client(server.port, "-tls1_3", text=b"bad\n")
+        self.assertNotIn(GREETING, said)
+        result = self.last_result()
+        self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+        self.assertEqual(server.reason(result["port"]), "no-peer-certificate")
+
+    def test_a_client_of_another_authority_is_refused(self):
+        said = self.s_client(server.port, "-cert", STRANGER_ID / "svid.pem", "-key",
+                             STRANGER_ID / "key.pem", text=b"bad\n")
+        self.assertNotIn(GREETING, said)
+        result = self.last_result()
+        self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+        self.assertEqual(server.reason(result["port"]), "certificate-untrusted")
+
+    def test_a_stock_client_with_an_svid_is_served_through_key_updates(self):
+        child = subprocess.Popen(["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}",
+                                  "-CAfile", str(SERVER_ID / "bundle.pem"), "-cert",
+                                  str(CLIENT_ID / "svid.pem"), "-key", str(CLIENT_ID / "key.pem")],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT)
+        said = b""
+
+        def read_to(wanted, count=1):
+            nonlocal said
+            while said.count(wanted) < count:
+                chunk = os.read(child.stdout.fileno(), 65536)
+                self.assertTrue(chunk, said)
+                said += chunk
+
+        sent = b""
+        for step in range(6):
+            line = b"line %d\n" % step
+            child.stdin.write(line)
+            child.stdin.flush()
+            read_to(line)
+            sent += line
+            # A command is one line that begins with its letter, read on its own.
+            child.stdin.write(b"K\n" if step % 2 else b"k\n")
+            child.stdin.flush()
+            read_to(b"KEYUPDATE", step + 1)
+        child.stdin.close()
+        child.wait(PATIENCE)
+        child.stdout.close()
+        self.assertIn(GREETING, said)
+        result = self.last_result()
+        self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (sent, "eof"))
+
+    def s_server(self, svid, *options):
+        with listener() as free:
+            port = free.getsockname()[1]
+        # What it says comes to a pipe at once: the tests wait for it.
+        child = subprocess.Popen(["stdbuf", "-o0", "openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-naccept", "1",
+                                  "-cert", str(svid / "svid.pem"), "-key", str(svid / "key.pem"),
+                                  "-CAfile", str(SERVER_ID / "bundle.pem"), *options],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT)
+        said = b""
+        while b"ACCEPT" not in said:
+            chunk = os.read(child.stdout.fileno(), 65536)
+            self.assertTrue(chunk, said)
+            said += chunk
+        return child, port
+
+    def finish(self, child):
+        child.stdin.close()
+        child.kill()  # it may wait for its standard input or for another byte
+        said = child.stdout.read()
+        child.wait(PATIENCE)
+        child.stdout.close()
+        return said
+
+    def test_t33_a_stock_server_with_tickets_and_key_updates_serves_a_client_under_inlay(self):
+        child, port = self.s_server(SERVER_ID, "-Verify", "3", "-num_tickets", "4")
+        client.tell(port=port, enough=30)
+        said = b""
+        while CANARY not in said:
+            said += os.read(child.stdout.fileno(), 65536)
+        for count, command in enumerate((b"k\n", b"K\n", b"k\n")):
+            child.stdin.write(command)
+            child.stdin.flush()
+            while said.count(b"SSL_do_handshake -> 1") <= count:
+                chunk = os.read(child.stdout.fileno(), 65536)
+                self.assertTrue(chunk, said)
+                said += chunk
+        child.stdin.write(b"0123456789" * 3 + b"\n")
+        child.stdin.flush()
+        result = client.line()
+        self.assertEqual(result["end"], "enough")
+        self.assertEqual(bytes.fromhex(result["received"])[:30], b"0123456789" * 3)
+        self.finish(child)
+
+    def test_servers_that_are_not_the_expected_one_get_no_application_byte(self):
+        for svid, options in ((SERVER_ID, ("-Verify", "3", "-tls1_2")), (STRANGER_ID, ("-Verify", "3"))):
+            with self.subTest(options=options, svid=svid.name):
+                child, port = self.s_server(svid, *options)
+                result = client.ask(port=port)
+                self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+                self.assertNotIn(CANARY, self.finish(child))
+
+
+class InBetween(Case):
+    """A network that changes, cuts, repeats."""
+
+    def exchange(self, hand, port=None, victim=None):
+        """What client and server saw of a connection through a relay with this hand."""
+        victim = victim or server
+        relay = Relay(victim.port, hand)
+        ours = client.ask(port=relay.port, enough=len(GREETING + CANARY))
+        relay.join()
+        theirs = victim.result(relay.server_side_port)
+        up, down = bytes.fromhex(theirs["received"]), bytes.fromhex(ours["received"])
+        self.assertEqual(up, CANARY[:len(up)], "wrong data")
+        # The echo may be cut anywhere, and has no greeting behind it.
+        whole = GREETING + CANARY
+        self.assertEqual(down, whole[:len(down)], "wrong data")
+        return ours, theirs, relay
+
+    def baseline(self):
+        relay = self.assertServes()
+        return {d: len(records(relay.seen[d])) for d in relay.seen}, relay
+
+    def test_every_record_changed_in_turn_is_an_error_never_wrong_data(self):
+        counts, _ = self.baseline()
+        self.assertGreater(min(counts.values()), 3)
+        for direction, count in counts.items():
+            for number in range(count):
+                # Type, length (a smaller change of it is waited for, as a slow network is), first
+                # and last byte of the fragment.
+                for where, bit in ((0, 1), (3, 0x80), (5, 1), (-1, 1)):
+                    def hand(d, index, record):
+                        if (d, index) != (direction, number):
+                            return record
+                        changed = bytearray(record)
+                        changed[where] ^= bit
+                        return bytes(changed)
+
+                    with self.subTest(direction=direction, record=number, where=where):
+                        ours, theirs, relay = self.exchange(hand)
+                        changed_last = number == count - 1 and direction == "down"
+                        if not changed_last:  # the server's close_notify: the client has closed already
+                            self.assertIn("ECONNRESET", (ours["end"], theirs["end"]))
+
+    def test_a_stream_coalesced_or_in_single_bytes_is_the_same_stream(self):
+        class Bytewise(Relay):
+            def pump(self, direction):
+                source, sink = self.sides[direction]
+                while data := source.recv(65536):
+                    self.seen[direction] += data
+                    for byte in data:
+                        sink.sendall(bytes([byte]))
+                sink.shutdown(socket.SHUT_WR)
+
+        class Coalescing(Relay):
+            """Client's handshake records and first data in one segment, as the last ones come."""
+
+            def pump(self, direction):
+                source, sink = self.sides[direction]
+                first, released, held = True, False, b""
+                while data := source.recv(65536):
+                    self.seen[direction] += data
+                    held += data
+                    done = any(len(r) == 5 + len(CANARY) + 17 for r in records(held))
+                    if direction == "up" and not first and not released and not done:
+                        continue
+                    released = not first
+                    sink.sendall(held)
+                    held, first = b"", False
+                sink.sendall(held)
+                sink.shutdown(socket.SHUT_WR)
+
+        for kind in (Bytewise, Coalescing):
+            with self.subTest(kind.__name__):
+                relay = kind(server.port, None)
+                got = client.ask(port=relay.port, enough=len(GREETING + CANARY))
+                self.assertEqual((bytes.fromhex(got["received"]), got["end"]),
+                                 (GREETING + CANARY, "enough"))
+                relay.join()
+                result = server.result(relay.server_side_port)
+                self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (CANARY, "eof"))
+
+    def test_what_a_client_wrote_early_leaves_in_one_segment_with_the_end_of_its_handshake(self):
+        # On its own it would wait for the handshake to be acknowledged (Nagle), which a server
+        # that has nothing to say does late.
+        written = threading.Event()
+        chunks = []
+
+        class Watching(Relay):
+            def pump(self, direction):
+                source, sink = self.sides[direction]
+                while data := source.recv(65536):
+                    if direction == "up":
+                        chunks.append(data)
+                    else:
+                        written.wait(PATIENCE)
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+
+        relay = Watching(server.port, None)
+        self.assertTrue(client.ask(port=relay.port, enough=len(GREETING + CANARY), tell=True)["sent"])
+        written.set()
+        self.assertEqual(client.line()["end"], "enough")
+        relay.join()
+        server.result(relay.server_side_port)
+        with_data = [c for c in chunks if any(len(r) == 5 + len(CANARY) + 17 for r in records(c))]
+        self.assertGreater(len(records(with_data[0])), 1, [len(c) for c in chunks])
+
+    def test_t42_fin_and_rst_at_the_bytes_of_the_handshake_are_errors(self):
+        _, relay = self.baseline()
+        for direction in ("up", "down"):
+            ends, at = [0], 0
+            for record in records(relay.seen[direction])[:5]:
+                at += len(record)
+                ends.append(at)
+            points = sorted({max(0, e + d) for e in ends for d in (-1, 0, 1, 5)} |
+                            set(range(0, ends[-1], 211)))
+            for kind in ("fin", "rst"):
+                for point in points:
+                    passed = {"n": 0}
+
+                    def hand(d, index, record):
+                        if d != direction:
+                            return record
+                        if passed["n"] + len(record) >= point:
+                            raise Stop(kind, record[:point - passed["n"]])
+                        passed["n"] += len(record)
+                        return record
+
+                    with self.subTest(direction=direction, kind=kind, byte=point):
+                        ours, theirs, _ = self.exchange(hand)
+                        self.assertNotEqual(theirs["end"], "eof")
+                        self.assertNotEqual(ours["end"], "eof")
+
+    def test_t44_an_end_without_close_notify_is_an_error_after_the_data(self):
+        def drop_close_notify(direction, index, record):
+            if direction == "up" and record[0] == DATA and len(record) == 5 + 2 + 1 + 16:
+                raise Stop("fin", b"")
+            return record
+
+        _, theirs, relay = self.exchange(drop_close_notify)
+        self.assertEqual((bytes.fromhex(theirs["received"]), theirs["end"]), (CANARY, "ECONNRESET"))
+        self.assertEqual(server.reason(relay.server_side_port), "bare-fin")
+
+    def test_bare_fin_eof_makes_it_an_end_of_file(self):
+        def drop_close_notify(direction, index, record):
+            if direction == "up" and record[0] == DATA and len(record) == 5 + 2 + 1 + 16:
+                raise Stop("fin", b"")
+            return record
+
+        _, theirs, _ = self.exchange(drop_close_notify, victim=server_eof)
+        self.assertEqual((bytes.fromhex(theirs["received"]), theirs["end"]), (CANARY, "eof"))
+
+    def test_t45_a_recorded_connection_played_again_is_refused(self):
+        _, relay = self.baseline()
+        with socket.create_connection(("127.0.0.1", server.port)) as peer:
+            port = peer.getsockname()[1]
+            say(peer, relay.seen["up"])
+            self.assertOnlyTls(drain(peer), GREETING)
+        result = server.result(port)
+        self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+        with listener() as fake:
+            client.tell(port=fake.getsockname()[1])
+            peer, _ = fake.accept()
+            with peer:
+                say(peer, relay.seen["down"])
+                self.assertOnlyTls(drain(peer), CANARY)
+            result = client.line()
+        self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
+
+    def test_t43_a_server_whose_own_records_are_sent_back_does_not_take_them(self):
+        caught = []
+        ready = threading.Event()
+
+        def hand(direction, index, record):
+            if direction == "down":
+                caught.append(record)
+                # The greeting is the first record of its length.
+                if len(record) == 5 + len(GREETING) + 17:
+                    ready.set()
+                return record
+            if len(record) == 5 + len(CANARY) + 17:
+                ready.wait(PATIENCE)
+                return caught[-1]
+            return record
+
+        _, theirs, relay = self.exchange(hand)
+        self.assertEqual((theirs["received"], theirs["end"]), ("", "ECONNRESET"))
+        self.assertEqual(server.reason(relay.server_side_port), "record-authentication")
+
+
+class DishonestPeer(Case):
+    """Peers with a right SVID that break the protocol afterwards (faults_peer)."""
+
+    # scenario: (what the program gets, how its reads end, the reason logged)
+    SCENARIOS = {
+        "honest": (b"good", "eof", None),
+        "oversize": (b"good", "ECONNRESET", "record-overflow"),
+        "empty-flood": (b"good", "ECONNRESET", "protocol-violation"),
+        "alert-flood": (b"good", "ECONNRESET", "protocol-violation"),
+        "key-update-flood": (b"good", "ECONNRESET", "protocol-violation"),
+        "key-updates": (b"good" * 200, "eof", None),
+        "interrupted-message": (b"good", "ECONNRESET", "protocol-violation"),
+        "interrupted-by-alert": (b"good", "ECONNRESET", "protocol-violation"),
+        "renegotiation": (b"good", "ECONNRESET", "protocol-violation"),
+        "change-cipher-spec": (b"good", "ECONNRESET", "protocol-violation"),
+        "clear-record": (b"good", "ECONNRESET", "record-authentication"),
+        "clear-text": (b"good", "ECONNRESET", "protocol-violation"),
+        "unknown-type": (b"good", "ECONNRESET", "protocol-violation"),
+        "empty-handshake": (b"good", "ECONNRESET", "protocol-violation"),
+        "again": (b"good", "ECONNRESET", "record-authentication"),
+        "skipped": (b"good", "ECONNRESET", "record-authentication"),
+        "data-after-close": (b"good", "eof", None),
+        "bare-fin": (b"good", "ECONNRESET", "bare-fin"),
+        "fin-inside": (b"good", "ECONNRESET", "truncated"),
+        "rst-inside": (None, "ECONNRESET", ("reset-by-peer", "truncated")),
+        "fatal-alert": (b"good", "ECONNRESET", "refused-by-peer"),
+    }
+
+    def assertSaw(self, result, data, end):
+        received = bytes.fromhex(result["received"])
+        # A reset takes along what was not read yet.
+        self.assertEqual((received, result["end"]),
+                         (b"good"[:len(received)] if data is None else data, end))
+
+    def test_t39_what_a_dishonest_client_does_to_a_server(self):
+        for name, (data, end, reason) in self.SCENARIOS.items():
+            with self.subTest(name):
+                peer = subprocess.run([PEER, "connect", str(server.port), CLIENT_ID, TRUST_DOMAIN, name],
+                                      capture_output=True, timeout=PATIENCE)
+                self.assertNotEqual(peer.returncode, 2, peer.stderr)
+                self.assertNotEqual(peer.returncode, 3, peer.stderr)
+                port = int(peer.stderr.split()[0])
+                result = server.result(port)
+                self.assertSaw(result, data, end)
+                if reason is not None:
+                    self.assertIn(server.reason(port), (reason,) if isinstance(reason, str) else reason)
+        self.assertServes()
+
+    def test_t39_what_a_dishonest_server_does_to_a_client(self):
+        for name, (data, end, reason) in self.SCENARIOS.items():
+            with self.subTest(name):
+                peer = subprocess.Popen([PEER, "listen", "0", SERVER_ID, TRUST_DOMAIN, name],
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                got = client.ask(port=int(peer.stdout.readline()))
+                said, complaint = peer.communicate(timeout=PATIENCE)
+                self.assertNotEqual(peer.returncode, 2, complaint)
+                self.assertNotEqual(peer.returncode, 3, complaint)
+                self.assertSaw(got, data, end)
+                if reason is not None:
+                    self.assertIn(client.reason(got_port(got)), (reason,) if isinstance(reason, str) else reason)
+
+
+def got_port(result):
+    """The remote port of the client's newest refusal is what its log has last."""
+    return [event for event in client.events() if event["event"] in ("refused", "cut")][-1][
+        "remote"].rpartition(":")[2]
+
+
+class SlowPeers(Case):
+    def test_silent_clients_do_not_stall_a_server(self):
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(40)]
+        ports = [peer.getsockname()[1] for peer in silent]
+        self.assertServes()
+        for peer in silent:
+            peer.close()
+        for port in ports:
+            self.assertEqual(server.result(port)["end"], "ECONNRESET")
+
+    def test_t40_a_handshake_byte_by_byte_is_cut_at_the_deadline(self):
+        hasty = ServerVictim(SERVER_ID, defaults='handshake_timeout = "300ms"')
+        with socket.create_connection(("127.0.0.1", hasty.port)) as peer:
+            port = peer.getsockname()[1]
+            peer.sendall(b"\x16\x03\x01")
+            self.assertOnlyTls(drain(peer), GREETING)
+            self.assertEqual(hasty.result(port)["end"], "ECONNRESET")
+            self.assertEqual(hasty.reason(port), "handshake-timeout")
+        # A peer that says nothing at all is no error by itself: its first byte starts the clock.
+        with socket.create_connection(("127.0.0.1", hasty.port)) as peer:
+            port = peer.getsockname()[1]
+            peer.sendall(b"\x16")
+            self.assertEqual(hasty.reason(port), "handshake-timeout")
+        hasty.child.kill()
+
+    def test_t41_half_open_handshakes_are_bounded(self):
+        program = """
+import os, socket, sys, json
+listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+os.write(1, json.dumps({"port": listener.getsockname()[1]}).encode() + b"\\n")
+held = []
+while True:
+    conn, _ = listener.accept()
+    conn.setblocking(False)
+    try: conn.recv(1)
+    except BlockingIOError: pass
+    held.append(conn)
+"""
+        victim = Victim(program, SERVER_ID, defaults='handshake_timeout = "10m"')
+        port = victim.line()["port"]
+        peers = []
+        for _ in range(4096 + 50):
+            peer = socket.create_connection(("127.0.0.1", port))
+            peer.sendall(b"\x16\x03\x01")
+            peers.append(peer)
+        # Older ones make room, and nobody else.
+        ended = select.poll()
+        for peer in peers:
+            ended.register(peer, select.POLLIN)
+        until(lambda: len(ended.poll(0)) >= 50, "50 to be reset")
+        self.assertEqual(len(ended.poll(0)), 50)
+        reasons = {event["reason"] for event in victim.events() if event["event"] == "refused"}
+        self.assertEqual(reasons, {"half-open-limit"})
+        for peer in peers:
+            peer.close()
+        victim.child.kill()
+
+
+if __name__ == "__main__":
+    unittest.main(warnings="ignore")  # sockets of a relay end with it
