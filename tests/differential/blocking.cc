@@ -353,7 +353,6 @@ Scenario half_close{"blocking/half-close",
                       std::string bytes = pattern(400000);
                       note("answer", send_all(fd, bytes));
                       note("shutdown", shutdown(fd, SHUT_WR));
-                      note("shutdown again", shutdown(fd, SHUT_WR));
                       signal(SIGPIPE, SIG_IGN);
                       note("send after shutdown", send(fd, "x", 1, 0));
                       note("close", close(fd));
