@@ -269,14 +269,4 @@ Scenario exec_failed_cloexec{"processes/exec-fails-close-on-exec", hear_all,
                                note("send", send(fd, "after", 5, MSG_NOSIGNAL));
                              }};
 
-Scenario accept_close{"processes/accept-and-close",
-                      [](int listener) {
-                        int fd = take(listener);
-                        note("close", close(fd));
-                      },
-                      [](std::uint16_t port) {
-                        int fd = dial(port);
-                        note_rest(fd);
-                      }};
-
 }  // namespace
