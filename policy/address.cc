@@ -122,7 +122,7 @@ std::optional<Network> Network::parse(std::string_view text) {
   out.prefix = static_cast<std::uint8_t>(bits + skip);
   Address base;
   for (unsigned i = 0; i < 16; ++i) {
-    unsigned kept = std::clamp<int>(static_cast<int>(out.prefix) - static_cast<int>(i * 8), 0, 8);
+    int kept = std::clamp(static_cast<int>(out.prefix) - static_cast<int>(i * 8), 0, 8);
     base.bytes[i] = static_cast<std::uint8_t>(address->bytes[i] & (0xff00u >> kept));
   }
   if (base != *address) return std::nullopt;

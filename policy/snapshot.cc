@@ -144,8 +144,8 @@ class Fields {
   bool policy(PolicyType &policy) {
     return io_.string(policy.trust_domain) && identity(policy.identity) &&
            defaults(policy.defaults) && io_.string(policy.log_file) &&
-           io_.list(policy.inbound, [this](auto &rule) { return inbound(rule); }) &&
-           io_.list(policy.outbound, [this](auto &rule) { return outbound(rule); }) &&
+           io_.list(policy.inbound, [this](auto &rule) { return this->inbound(rule); }) &&
+           io_.list(policy.outbound, [this](auto &rule) { return this->outbound(rule); }) &&
            io_.list(
                policy.resolved,
                [this](auto &pair) { return io_.string(pair.first) && io_.address(pair.second); }) &&
