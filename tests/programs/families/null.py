@@ -13,12 +13,12 @@ from harness import registry
 from harness.context import PYTHON, SCRIPTS
 from harness.registry import case
 
-# The launcher has to add two variables, and gives them back to children that get a fresh
+# The launcher adds these variables; the library gives all but the last to children with a fresh
 # environment; anything else that differs is a fault.
 ENVIRONMENT = """
 import os
 for name in sorted(os.environ):
-    if name not in ("LD_PRELOAD", "INLAY_CONFIG"):
+    if name not in ("LD_PRELOAD", "INLAY_CONFIG", "INLAY_SNAPSHOT"):
         print(name, os.environ[name])
 """
 # The numbers a program gets for its descriptors are visible to it.
