@@ -42,8 +42,4 @@ void session_after_fork_child() noexcept {
   helper_after_fork_child();
 }
 
-// A helper that runs ends by itself when it has nothing to do; what it is doing is not interrupted.
-void helper_park() noexcept {}
-void helper_unpark() noexcept {}
-
 }  // namespace inlay::shim

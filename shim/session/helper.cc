@@ -28,8 +28,10 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
+#include "shim/session/fork.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
+#include "shim/session/helper_state.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/policy_watch.h"
@@ -45,20 +47,6 @@ constexpr std::int64_t kPollLastNs = 16'000'000;
 constexpr std::int64_t kWatchNs = 1'000'000'000;  // between looks at the policy, with sessions open
 constexpr std::size_t kHalfOpenLimit = 4096;     // unfinished inbound handshakes of this process
 
-struct Helper {
-  SharedLock start_lock;
-  SharedLock work_lock;  // held while the helper works; fork waits for it
-  std::atomic<bool> running{false};
-  std::atomic<bool> sleeping{false};
-  std::atomic<bool> cannot_start{false};  // keep_watch() failed: it does not try at every call
-  std::atomic<Slot *> inbox{nullptr};
-  int epoll = -1;
-  int wake = -1;
-  Task *tasks = nullptr;  // the helper thread's own list
-  std::size_t half_open = 0;
-};
-
-Helper g_helper;
 
 void unlink_task(Task &task) noexcept {
   if (task.previous != nullptr) task.previous->next = task.next;
@@ -334,20 +322,33 @@ void sleep_until_work(std::int64_t at_most) noexcept {
 // True when nothing came in the meantime and the thread may end.
 bool retire() noexcept {
   Locked starting(g_helper.start_lock);
-  if (g_helper.tasks != nullptr || g_helper.inbox.load(std::memory_order_seq_cst) != nullptr) {
+  if (g_helper.tasks != nullptr) return false;
+  // Before the look at the inbox: who puts something in later finds that nobody runs.
+  g_helper.running.store(false, std::memory_order_seq_cst);
+  if (g_helper.inbox.load(std::memory_order_seq_cst) != nullptr) {
+    g_helper.running.store(true, std::memory_order_seq_cst);
     return false;
   }
-  close_own(g_helper.epoll);
-  close_own(g_helper.wake);
-  g_helper.epoll = -1;
-  g_helper.wake = -1;
-  g_helper.running.store(false, std::memory_order_seq_cst);
+  close_descriptors();
   return true;
+}
+
+// What a parked thread left: armed in an epoll set that is gone.
+void resume_tasks() noexcept {
+  Locked working(g_helper.work_lock);
+  for (Task *task = g_helper.tasks; task != nullptr;) {
+    Task *following = task->next;
+    task->registered = -1;
+    if (local(*task->slot).task == task) attend(*task->slot);
+    task = following;
+  }
 }
 
 void *run(void *) noexcept {
   kernel::call(SYS_prctl, PR_SET_NAME, kernel::word("inlay"));
-  for (;;) {
+  g_helper.thread.store(current_thread_id(), std::memory_order_release);
+  resume_tasks();
+  while (!g_helper.parked.load(std::memory_order_seq_cst)) {
     std::int64_t next_in = 0;
     bool watching = false;
     {
@@ -361,8 +362,11 @@ void *run(void *) noexcept {
     // Tasks whose slot went away are found when somebody looks: at least once in a while.
     std::int64_t most = watching ? kWatchNs : kIdleNs;
     sleep_until_work(next_in < 0 ? most : std::min(next_in, most));
-    if (idle && g_helper.tasks == nullptr && monotonic_ns() - slept_from >= kIdleNs && retire()) break;
+    if (idle && g_helper.tasks == nullptr && monotonic_ns() - slept_from >= kIdleNs && retire()) {
+      return nullptr;
+    }
   }
+  park_here();
   return nullptr;
 }
 
@@ -397,7 +401,12 @@ bool start_thread() noexcept {
   return error == 0;
 }
 
+}  // namespace
+
+constinit Helper g_helper;
+
 bool ensure_running() noexcept {
+  if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // helper_unpark() starts it
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;
   Locked starting(g_helper.start_lock);
   if (starting.reentered()) return true;  // the frame below is starting it
@@ -408,8 +417,6 @@ bool ensure_running() noexcept {
   g_helper.running.store(false, std::memory_order_seq_cst);
   return false;
 }
-
-}  // namespace
 
 std::int64_t monotonic_ns() noexcept {
   timespec now{};
@@ -456,28 +463,6 @@ void take_ownership(Slot &slot, int fd) noexcept {
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_state(slot, State::handshaking);
   notify_helper(slot);
-}
-
-void helper_before_fork() noexcept {
-  g_helper.start_lock.acquire();
-  g_helper.work_lock.acquire();
-}
-
-void helper_after_fork_parent() noexcept {
-  g_helper.work_lock.release();
-  g_helper.start_lock.release();
-}
-
-void helper_after_fork_child() noexcept {
-  g_helper.start_lock.reset();
-  g_helper.work_lock.reset();
-  g_helper.running.store(false, std::memory_order_relaxed);
-  g_helper.sleeping.store(false, std::memory_order_relaxed);
-  g_helper.inbox.store(nullptr, std::memory_order_relaxed);
-  g_helper.tasks = nullptr;  // the parent's
-  g_helper.half_open = 0;
-  g_helper.epoll = -1;  // closed with inlay's other descriptors: they are the parent's
-  g_helper.wake = -1;
 }
 
 }  // namespace inlay::shim

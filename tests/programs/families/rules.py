@@ -64,3 +64,13 @@ def silent(ctx):
     client = ctx.start("client", [PYTHON, SCRIPTS / "silent_neighbour.py", port],
                        ctx.client_config(port))
     assert ctx.succeed(client).split() == [b"True", b"True"]
+
+
+@case("strict/a-user-namespace-of-its-own", plain=True)
+def user_namespace(ctx):
+    port = ctx.port()
+    server = ctx.start("server", [PYTHON, SCRIPTS / "select_server.py", port],
+                       ctx.server_config(port))
+    ctx.until_listening(port, server)
+    client = ctx.start("client", [PYTHON, SCRIPTS / "unshare.py", port], ctx.client_config(port))
+    assert ctx.succeed(client).split() == [b"True", b"moved", b"True"]

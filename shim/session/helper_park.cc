@@ -1,0 +1,76 @@
+// The helper out of the way: around calls that need a process with one thread, and across fork.
+#include <csignal>
+#include <ctime>
+
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/session/fork.h"
+#include "shim/session/helper.h"
+#include "shim/session/helper_state.h"
+#include "shim/session/lifetime.h"
+
+namespace inlay::shim {
+
+void close_descriptors() noexcept {
+  close_own(g_helper.epoll);
+  close_own(g_helper.wake);
+  g_helper.epoll = -1;
+  g_helper.wake = -1;
+}
+
+void park_here() noexcept {
+  Locked starting(g_helper.start_lock);
+  close_descriptors();
+  g_helper.running.store(false, std::memory_order_seq_cst);
+}
+
+void helper_park() noexcept {
+  g_helper.parked.store(true, std::memory_order_seq_cst);
+  g_helper.was_running = g_helper.running.load(std::memory_order_seq_cst);
+  if (!g_helper.was_running) return;
+  // Wait until the kernel has let go of the thread: unshare counts those that are still ending.
+  constexpr int kLooks = 20'000;
+  for (int look = 0; look < kLooks; ++look) {
+    std::uint64_t one = 1;
+    kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
+    std::uint32_t thread = g_helper.thread.load(std::memory_order_acquire);
+    if (thread != 0 && kernel::call(SYS_tgkill, static_cast<long>(process_id()),
+                                    static_cast<long>(thread), 0) == -ESRCH) {
+      break;
+    }
+    timespec pause{0, 100'000};
+    kernel::call(SYS_nanosleep, kernel::word(&pause), 0);
+  }
+}
+
+void helper_unpark() noexcept {
+  g_helper.parked.store(false, std::memory_order_seq_cst);
+  if (g_helper.was_running || g_helper.inbox.load(std::memory_order_seq_cst) != nullptr) {
+    ensure_running();
+  }
+}
+
+void helper_before_fork() noexcept {
+  g_helper.start_lock.acquire();
+  g_helper.work_lock.acquire();
+}
+
+void helper_after_fork_parent() noexcept {
+  g_helper.work_lock.release();
+  g_helper.start_lock.release();
+}
+
+void helper_after_fork_child() noexcept {
+  g_helper.start_lock.reset();
+  g_helper.work_lock.reset();
+  g_helper.running.store(false, std::memory_order_relaxed);
+  g_helper.sleeping.store(false, std::memory_order_relaxed);
+  g_helper.inbox.store(nullptr, std::memory_order_relaxed);
+  g_helper.thread.store(0, std::memory_order_relaxed);
+  g_helper.tasks = nullptr;  // the parent's
+  g_helper.half_open = 0;
+  g_helper.epoll = -1;  // closed with inlay's other descriptors: they are the parent's
+  g_helper.wake = -1;
+}
+
+}  // namespace inlay::shim
