@@ -146,10 +146,12 @@ class LiveConfiguration(unittest.TestCase):
                 f"spiffe://{TRUST_DOMAIN}/client", "--out", FOLDER / "short", "--ttl", "2s")
         holder = Victim(HOLDER, FOLDER / "short")
         try:
-            def refused():
-                return holder.ask(do="connect", name="x", port=self.server.port).get("error")
-            self.assertIn(until(refused, "the SVID's end"), ("ECONNRESET", "EPIPE"))
-            reasons = [e["reason"] for e in holder.events() if e["event"] == "refused"]
+            # In the second it ends, the peer may be the one that refuses: that one is "cut" here.
+            def refusals():
+                error = holder.ask(do="connect", name="x", port=self.server.port).get("error")
+                self.assertIn(error, (None, "ECONNRESET", "EPIPE"))
+                return [e["reason"] for e in holder.events() if e["event"] == "refused"]
+            reasons = until(refusals, "a refusal for the SVID's end")
             self.assertIn(reasons[0], ("svid-expired", "identity-unreadable"))
         finally:
             holder.child.kill()

@@ -11,6 +11,7 @@ import select
 
 from harness import registry
 from harness.context import PYTHON, SCRIPTS
+from harness.process import until
 from harness.registry import case
 
 # The launcher adds these variables; the library gives all but the last to children with a fresh
@@ -174,6 +175,10 @@ class Terminal:
             self._said += os.read(self._terminal, 4096)
         self._said = self._said.partition(text)[2]
 
+    def until_a_job_has_it(self):
+        """Typed before, a line would go to the shell's editor, not to the job."""
+        until(lambda: os.tcgetpgrp(self._terminal) != self.pid, "a job in the foreground", 30)
+
     def close(self):
         os.close(self._terminal)  # hangs up: bash and its jobs end
         os.waitpid(self.pid, 0)
@@ -188,6 +193,7 @@ def job_control(ctx):
         terminal.read_until(b"ready> ")
         terminal.type(command.encode() + b"\n")
         terminal.read_until(b"cat\r\n")
+        terminal.until_a_job_has_it()
         for text in (b"first", b"second"):
             terminal.type(text + b"\n")
             terminal.read_until(text + b"\r\n")  # what was typed, shown by the terminal
@@ -200,6 +206,7 @@ def job_control(ctx):
                 terminal.read_until(b"status 148\r\nready> ")  # 128 + SIGTSTP
                 terminal.type(b"fg\n")
                 terminal.read_until(b"cat\r\n")
+                terminal.until_a_job_has_it()
         terminal.type(b"\x03")
         terminal.read_until(b"ready> ")
         terminal.type(b"echo status $?\n")
