@@ -263,5 +263,8 @@ class Context:
             except (AssertionError, OSError, ValueError) as error:
                 events = [f"unreadable: {error}"]
             lines.append(f"  inlay log, {len(events)} events:")
-            lines += [f"    {event}" for event in events[-30:]]
+            usual = ("allowed", "closed")
+            lines += [f"    {event}" for event in events
+                      if isinstance(event, str) or event["reason"] not in usual][:30]
+            lines += [f"    {event}" for event in events[-15:]]
         print("\n".join(lines), file=sys.stderr)

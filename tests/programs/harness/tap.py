@@ -119,6 +119,7 @@ class Tap:
         self._epoll.register(self._listener, select.EPOLLIN)
         self._epoll.register(self._wake_read, select.EPOLLIN)
         self._by_fd = {}  # fd -> (connection, side)
+        self._dropped = []  # sockets to close after this round of events, with reset or without
         self.failure = None
         self._thread = threading.Thread(target=self._run, name="tap", daemon=True)
         self._thread.start()
@@ -128,6 +129,7 @@ class Tap:
         self._thread.join()
         for connection, _ in list(self._by_fd.values()):
             self._drop(connection, reset=True)
+        self._close_dropped()
         for closable in (self._listener, self._epoll):
             closable.close()
         os.close(self._wake_read)
@@ -142,7 +144,8 @@ class Tap:
                  f"{len(self.connections)} connections"]
         shown = self.connections[:4]
         shown += [c for c in self.connections[4:]
-                  if any(s.canary_at is not None or s.records.error for s in c.streams)][:4]
+                  if any(s.canary_at is not None or s.records.error or s.ended == "rst"
+                         for s in c.streams)][:4]
         lines += [stream.report() for c in shown for stream in c.streams]
         return "\n".join(lines)
 
@@ -158,6 +161,7 @@ class Tap:
                         self._accept()
                     elif fd in self._by_fd:
                         self._serve(*self._by_fd[fd], events)
+                self._close_dropped()
         except Exception as error:  # shown by the case that owns the tap
             self.failure = error
             raise
@@ -252,9 +256,15 @@ class Tap:
 
     def _drop(self, connection, reset):
         for sock in connection.sockets:
-            if sock.fileno() < 0:
+            if self._by_fd.pop(sock.fileno(), None) is None:
                 continue
-            self._by_fd.pop(sock.fileno(), None)
+            self._dropped.append((sock, reset))
+
+    def _close_dropped(self):
+        # Not before: a number that is free would go to the next connection, and with it the events
+        # of this round that were the old one's.
+        for sock, reset in self._dropped:
             if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
+        self._dropped.clear()
