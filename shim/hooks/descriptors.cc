@@ -37,7 +37,13 @@ int copied(int from, int to) {
   if (to < 0 || !boot::active()) return to;
   if (from == to) return to;
   forget_descriptor(to);
-  if (Slot *slot = managed_here(from)) duplicated(*slot, from, to);
+  if (Slot *slot = managed(from)) {
+    if (in_foreign_process()) {
+      hand_on(*slot, to);
+    } else {
+      duplicated(*slot, from, to);
+    }
+  }
   if (to <= STDERR_FILENO && !in_foreign_process()) boot::refresh_standard_stream(to);
   return to;
 }

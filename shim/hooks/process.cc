@@ -25,7 +25,20 @@ namespace {
 
 // Of a vfork child the sessions are the parent's: they stay.
 void before_exec() {
-  if (boot::active() && !in_foreign_process()) flush_everything(true);
+  if (!boot::active()) return;
+  hand_on_standard_streams();
+  if (!in_foreign_process()) flush_everything(true);
+}
+
+// posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
+template <typename Spawn>
+int spawn_with(Spawn spawn, pid_t *pid) {
+  pid_t child = 0;
+  int error = spawn(&child);
+  if (error != 0) return error;
+  if (boot::active() && !in_foreign_process()) hand_on_to(child);
+  if (pid != nullptr) *pid = child;
+  return 0;
 }
 
 // An exec that fails for want of the file leaves the sessions as they are: programs try one folder
@@ -168,7 +181,11 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return EACCES;
   return boot::with_repaired(environment, [&](char *const repaired[]) {
-    return next.posix_spawn(pid, path, actions, attributes, arguments, repaired);
+    return spawn_with(
+        [&](pid_t *child) {
+          return next.posix_spawn(child, path, actions, attributes, arguments, repaired);
+        },
+        pid);
   });
 }
 
@@ -179,7 +196,11 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return EACCES;
   return boot::with_repaired(environment, [&](char *const repaired[]) {
-    return next.posix_spawnp(pid, file, actions, attributes, arguments, repaired);
+    return spawn_with(
+        [&](pid_t *child) {
+          return next.posix_spawnp(child, file, actions, attributes, arguments, repaired);
+        },
+        pid);
   });
 }
 

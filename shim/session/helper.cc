@@ -35,13 +35,14 @@
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/policy_watch.h"
+#include "shim/session/session.h"
+#include "shim/session/untouched.h"
 
 namespace inlay::shim {
 namespace {
 
 constexpr std::size_t kStackSize = 512 * 1024;
 constexpr std::int64_t kIdleNs = 2'000'000'000;  // how long a helper without work stays
-constexpr std::int64_t kTouchGraceNs = 5'000'000;  // before the acceptor's helper begins by itself
 constexpr std::int64_t kPollFirstNs = 1'000'000;   // looking for hidden handshake bytes: back-off
 constexpr std::int64_t kPollLastNs = 16'000'000;
 constexpr std::int64_t kWatchNs = 1'000'000'000;  // between looks at the policy, with sessions open
@@ -142,16 +143,27 @@ Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {
   }
 }
 
+void poll_later(Task &task) noexcept {
+  task.poll_after_ns = std::clamp(task.poll_after_ns * 2, kPollFirstNs, kPollLastNs);
+  task.poll_at_ns = monotonic_ns() + task.poll_after_ns;
+}
+
 // An accepted blocking socket whose handshake bytes are hidden: the program can't be woken by them, so
-// this process sees to the handshake unless somebody touches the socket first (a forked child).
-Next attend_waiting(Slot &slot, Task &task) noexcept {
+// this process sees to the handshake unless somebody touches the socket first (untouched.h).
+Next attend_waiting(Slot &slot, int fd, Task &task) noexcept {
   if (!slot.hides_readiness.load(std::memory_order_acquire)) return Next::end;
-  std::int64_t now = monotonic_ns();
-  if (now - task.started_ns < kTouchGraceNs) {
-    task.poll_at_ns = task.started_ns + kTouchGraceNs;
-    return Next::keep;
+  switch (judge_untouched(slot, fd, monotonic_ns() - task.started_ns)) {
+    case Untouched::wait:
+      poll_later(task);
+      return Next::keep;
+    case Untouched::hand_on:
+      hand_on(slot, fd);
+      return Next::end;
+    case Untouched::begin:
+      break;
   }
   task.poll_at_ns = 0;
+  task.poll_after_ns = 0;
   std::uint32_t nobody = 0;
   if (!slot.owner.compare_exchange_strong(nobody, process_id(), std::memory_order_acq_rel)) {
     return Next::end;
@@ -161,11 +173,6 @@ Next attend_waiting(Slot &slot, Task &task) noexcept {
     set_state(slot, State::handshaking);
   }
   return Next::keep;
-}
-
-void poll_later(Task &task) noexcept {
-  task.poll_after_ns = std::clamp(task.poll_after_ns * 2, kPollFirstNs, kPollLastNs);
-  task.poll_at_ns = monotonic_ns() + task.poll_after_ns;
 }
 
 Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
@@ -232,7 +239,7 @@ void attend(Slot &slot) noexcept {
     before = state;
     switch (state) {
       case State::waiting:
-        next_step = attend_waiting(slot, *task);
+        next_step = attend_waiting(slot, fd, *task);
         break;
       case State::connecting:
         next_step = attend_connecting(slot, fd, *task);
@@ -459,6 +466,10 @@ void take_ownership(Slot &slot, int fd) noexcept {
   if (slot.state.load(std::memory_order_acquire) != State::waiting) return;
   std::uint32_t nobody = 0;
   if (!slot.owner.compare_exchange_strong(nobody, process_id(), std::memory_order_acq_rel)) return;
+  if (!is_fresh(fd)) {
+    fail_closed(slot, fd, policy::Reason::inherited_unknown, "another program has begun on it");
+    return;
+  }
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_state(slot, State::handshaking);

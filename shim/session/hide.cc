@@ -1,3 +1,6 @@
+#include <ctime>
+
+#include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/internal.h"
@@ -14,6 +17,11 @@ constexpr int kHidingLowWater = 32768;
 void hide_readiness(Slot &slot, int fd) noexcept {
   int low_water = kHidingLowWater;
   if (kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water)) != 0) return;
+  timespec used{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  Local &mine = local(slot);
+  mine.acceptor = current_thread_id();
+  mine.accepted_cpu_ns = std::int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
   slot.hides_readiness.store(true, std::memory_order_release);
   notify_helper(slot);
 }

@@ -104,6 +104,8 @@ void add_descriptor(Slot &slot) noexcept {
 // How long a fork may take to show itself.
 constexpr std::int64_t kUnbornNs = 60'000'000'000;
 
+}  // namespace
+
 bool held_elsewhere(Slot &slot) noexcept {
   if (slot.unborn.load(std::memory_order_acquire) > 0 &&
       monotonic_ns() - slot.unborn_since_ns.load(std::memory_order_relaxed) < kUnbornNs) {
@@ -119,6 +121,8 @@ bool held_elsewhere(Slot &slot) noexcept {
   }
   return false;
 }
+
+namespace {
 
 // Another number of this process that names the session.
 int other_descriptor(Slot &slot, int not_this) noexcept {
@@ -201,9 +205,9 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   }
   bool last = !held_elsewhere(slot);
   State state = slot.state.load(std::memory_order_acquire);
-  // This process's helper will not see to it any more: another holder's select() must.
+  // The acceptor's helper will not see to it any more: another holder's select() must.
   // A process that inherited the descriptor over exec is no holder yet, hence also when last.
-  if (state == State::waiting) show_readiness(slot, fd);
+  if (state == State::waiting && mine.acceptor != 0) show_readiness(slot, fd);
   bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == process_id();
   bool owes = false;
   if (last && resets_on_close(fd)) {
@@ -333,6 +337,7 @@ void before_replace(Slot &slot, int to) noexcept {
 
 void duplicated(Slot &slot, int, int to) noexcept {
   int saved = errno;
+  if (local(slot).acceptor == 0) hand_on(slot, to);
   join_session(slot, to);
   errno = saved;
 }

@@ -15,6 +15,8 @@ void join_as_child(Slot &slot, int fd) noexcept;
 void forget_session(Slot &slot, int fd) noexcept;
 // As forget_session without a descriptor of this process.
 void drop_session(Slot &slot) noexcept;
+// Another process has descriptors of it, or a child that was just forked will.
+bool held_elsewhere(Slot &slot) noexcept;
 // The helper has sent what a closed connection owed.
 void finish_linger(Slot &slot) noexcept;
 // How many closed connections of this process still owe bytes; a futex.

@@ -18,6 +18,8 @@ void Local::reset() noexcept {
   descriptor = 0;
   for (std::uint32_t &watch : watches) watch = 0;
   more_watches = false;
+  acceptor = 0;
+  accepted_cpu_ns = 0;
   hidden = false;
   // The inbox's link stays: a slot may be in the inbox when it is freed and used again, and linked a
   // second time it would make a ring of the list. To be looked at once too often is harmless.

@@ -49,6 +49,17 @@ int set_option(Slot &slot, int fd, int level, int name, const void *value,
 // ioctl: FIONREAD, SIOCOUTQ, ... ; others go to the kernel.
 int control(Slot &slot, int fd, unsigned long request, void *argument) noexcept;
 
+// --- accepted for another program (untouched.cc) ------------------------------------------------
+
+// The connection on `fd` is handed to another process before anybody has touched it: its readiness
+// shows again, and whoever touches it first begins. Of this process's memory it writes only the shared
+// slot: safe in a vfork child.
+void hand_on(Slot &slot, int fd) noexcept;
+// Before exec, in whatever process: what is on 0, 1 and 2 is the next program's.
+void hand_on_standard_streams() noexcept;
+// After posix_spawn: what the child has there is its own.
+void hand_on_to(pid_t child) noexcept;
+
 // --- descriptors and endings (lifetime.cc) ------------------------------------------------------
 
 int shut_down(Slot &slot, int fd, int how) noexcept;

@@ -32,7 +32,8 @@ using policy::Event;
 using policy::Mode;
 using policy::Reason;
 
-constexpr std::uint8_t kTcpClose = 7;  // TCP_CLOSE of the kernel's tcp_states.h
+constexpr std::uint8_t kTcpEstablished = 1;  // of the kernel's tcp_states.h
+constexpr std::uint8_t kTcpClose = 7;
 
 int int_option(int fd, int level, int name, int otherwise) noexcept {
   int value = otherwise;
@@ -228,8 +229,10 @@ bool is_fresh(int fd) noexcept {
   if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
   int unread = 0;
   kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
+  // The peer's FIN counts as a byte received. More may have come between the two questions.
+  std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
   return info.tcpi_bytes_acked <= 1 && info.tcpi_bytes_sent == 0 &&
-         info.tcpi_bytes_received == static_cast<std::uint64_t>(unread);
+         info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin;
 }
 
 int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) {
@@ -302,7 +305,11 @@ Slot *probe_descriptor(int fd) noexcept {
   const int saved = errno;
   int tcp = is_tcp(fd);
   Slot *found = nullptr;
-  if (tcp == 0) {
+  if (tcp != -1 && in_foreign_process()) {
+    // A vfork child: its numbers are not its parent's, whose table this is.
+    found = tcp == 1 ? find_slot(cookie_of(fd)) : nullptr;
+    if (found == nullptr && tcp == 1 && endpoint(fd, SYS_getpeername)) found = adopt(fd);
+  } else if (tcp == 0) {
     set_descriptor_word(fd, kUnmanaged);
   } else if (tcp == 1) {
     std::uint64_t cookie = cookie_of(fd);

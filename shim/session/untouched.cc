@@ -1,0 +1,206 @@
+#include "shim/session/untouched.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <ctime>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/boot/sandbox.h"
+#include "shim/session/handshake_task.h"
+#include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/local.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+constexpr std::int64_t kGraceNs = 5'000'000;        // whatever the thread does
+constexpr std::int64_t kBlindGraceNs = 50'000'000;  // when what it does can't be seen
+// Of the thread's own processor time: a thread that only waits for its turn is not slow to decide.
+constexpr std::int64_t kComputingGraceNs = 50'000'000;
+constexpr std::int64_t kSharedGraceNs = 1'000'000'000;  // asleep, or a forked child has it as well
+
+enum class Doing : std::uint8_t {
+  computing,
+  starting,   // in vfork or posix_spawn: it goes on when the child runs another program
+  listening,  // waits for descriptors, or the next connection
+  reaping,    // waits for a child
+  other,
+  ended,
+  hidden,
+};
+
+Doing doing_in(long call) noexcept {
+  switch (call) {
+#ifdef SYS_vfork
+    case SYS_vfork:
+    case SYS_fork:
+#endif
+    case SYS_clone:
+    case SYS_clone3:
+      return Doing::starting;
+#ifdef SYS_select
+    case SYS_select:
+    case SYS_poll:
+    case SYS_epoll_wait:
+#endif
+    case SYS_pselect6:
+    case SYS_ppoll:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+    case SYS_accept:
+    case SYS_accept4:
+      return Doing::listening;
+    case SYS_wait4:
+    case SYS_waitid:
+      return Doing::reaping;
+    default:
+      return Doing::other;
+  }
+}
+
+// Text built from the right: paths of /proc without a formatter.
+class Path {
+ public:
+  Path() noexcept { *begin_ = '\0'; }
+  Path &before(const char *text) noexcept {
+    std::size_t length = std::strlen(text);
+    begin_ -= length;
+    std::memcpy(begin_, text, length);
+    return *this;
+  }
+  Path &before(std::uint32_t number) noexcept {
+    do {
+      *--begin_ = static_cast<char>('0' + number % 10);
+    } while ((number /= 10) != 0);
+    return *this;
+  }
+  const char *text() const noexcept { return begin_; }
+
+ private:
+  char bytes_[64];
+  char *begin_ = bytes_ + sizeof(bytes_) - 1;
+};
+
+Doing look_at(std::uint32_t thread) noexcept {
+  if (boot::sandboxed()) return Doing::hidden;
+  Path path;
+  path.before("/syscall").before(thread).before("/proc/self/task/");
+  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
+  if (fd == -ENOENT || fd == -ESRCH) {
+    bool lives = kernel::call(SYS_tgkill, kernel::process_id(), static_cast<long>(thread), 0) == 0;
+    return lives ? Doing::hidden : Doing::ended;
+  }
+  if (fd < 0) return Doing::hidden;
+  // "running", or the number of the call it sleeps in and its arguments; "-1" outside one.
+  char line[16] = {};
+  long got = kernel::call(SYS_read, fd, kernel::word(line), sizeof(line) - 1);
+  kernel::close(static_cast<int>(fd));
+  if (got <= 0) return got == -ESRCH ? Doing::ended : Doing::hidden;
+  if (line[0] == 'r') return Doing::computing;
+  if (line[0] < '0' || line[0] > '9') return Doing::other;
+  long call = 0;
+  for (const char *digit = line; *digit >= '0' && *digit <= '9'; ++digit) {
+    call = call * 10 + (*digit - '0');
+  }
+  return doing_in(call);
+}
+
+// The processor time of a thread of this process: the kernel's encoding of its clock
+// (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED, include/linux/posix-timers.h).
+std::int64_t processor_ns(std::uint32_t thread) noexcept {
+  auto clock = static_cast<clockid_t>((~thread << 3) | 6);
+  timespec used{};
+  if (kernel::call(SYS_clock_gettime, clock, kernel::word(&used)) != 0) return INT64_MAX;
+  return std::int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
+}
+
+bool is_hidden(const Slot &slot) noexcept {
+  return slot.state.load(std::memory_order_acquire) == State::waiting &&
+         slot.hides_readiness.load(std::memory_order_acquire);
+}
+
+// The inode of a standard stream of another process; 0 when it is no socket.
+std::uint64_t socket_of(std::uint32_t process, std::uint32_t stream) noexcept {
+  Path path;
+  path.before(stream).before("/fd/").before(process).before("/proc/");
+  char target[64];
+  long length = kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(path.text()),
+                             kernel::word(target), sizeof(target));
+  constexpr char kKind[] = "socket:[";
+  constexpr long kPrefix = sizeof(kKind) - 1;
+  if (length <= kPrefix || std::memcmp(target, kKind, kPrefix) != 0) return 0;
+  std::uint64_t inode = 0;
+  for (long i = kPrefix; i < length && target[i] >= '0' && target[i] <= '9'; ++i) {
+    inode = inode * 10 + static_cast<std::uint64_t>(target[i] - '0');
+  }
+  return inode;
+}
+
+}  // namespace
+
+Untouched judge_untouched(Slot &slot, int fd, std::int64_t waited_ns) noexcept {
+  if (!is_fresh(fd)) return Untouched::hand_on;
+  if (waited_ns < kGraceNs) return Untouched::wait;
+  const Local &mine = local(slot);
+  bool patient = waited_ns < kSharedGraceNs;
+  switch (look_at(mine.acceptor)) {
+    case Doing::starting:
+      return Untouched::wait;
+    case Doing::computing:
+      if (processor_ns(mine.acceptor) - mine.accepted_cpu_ns < kComputingGraceNs) {
+        return Untouched::wait;
+      }
+      break;
+    case Doing::reaping:
+      // The child it waits for may be about to use it; this thread is not.
+      return patient ? Untouched::wait : Untouched::hand_on;
+    case Doing::other:
+      if (patient) return Untouched::wait;
+      if (held_elsewhere(slot)) return Untouched::hand_on;
+      break;
+    case Doing::hidden:
+      if (waited_ns < kBlindGraceNs) return Untouched::wait;
+      break;
+    case Doing::listening:
+    case Doing::ended:
+      break;
+  }
+  return patient && held_elsewhere(slot) ? Untouched::wait : Untouched::begin;
+}
+
+void hand_on(Slot &slot, int fd) noexcept {
+  if (!is_hidden(slot)) return;
+  if (slot.hides_readiness.exchange(false, std::memory_order_acq_rel)) refire_readable(fd);
+}
+
+void hand_on_standard_streams() noexcept {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    std::uint64_t cookie = 0;
+    socklen_t length = sizeof(cookie);
+    if (kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) continue;
+    if (Slot *slot = find_slot(cookie)) hand_on(*slot, fd);
+  }
+}
+
+void hand_on_to(pid_t child) noexcept {
+  if (g_descriptor_words == nullptr) return;
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if ((word & kManagedBit) == 0) continue;
+    Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
+    struct stat file {};
+    if (!is_hidden(slot) || kernel::call(SYS_fstat, fd, kernel::word(&file)) != 0) continue;
+    for (std::uint32_t stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream) {
+      if (socket_of(static_cast<std::uint32_t>(child), stream) == file.st_ino) hand_on(slot, fd);
+    }
+  }
+}
+
+}  // namespace inlay::shim
