@@ -6,15 +6,15 @@
 #include <vector>
 
 #include "shim/arena/slot.h"
+#include "shim/session/half_open.h"
 #include "tls/handshake.h"
 
 namespace inlay::shim {
 
-struct Task {
+struct Task : HalfOpenEntry {
   Slot *slot = nullptr;
   std::uint32_t generation = 0;
   int registered = -1;             // descriptor in the helper's epoll set
-  bool counted = false;            // among the half-open ones
   bool waiting_logged = false;
   std::int64_t started_ns = 0;
   std::int64_t first_byte_ns = 0;  // 0 until the peer sent something

@@ -56,7 +56,7 @@ void unlink_task(Task &task) noexcept {
 }
 
 void delete_task(Task *task) noexcept {
-  if (task->counted) --g_helper.half_open;
+  g_helper.half_open.remove(*task);
   unlink_task(*task);
   delete task;
 }
@@ -113,20 +113,21 @@ int tcp_state(int fd) noexcept {
 
 enum class Next : std::uint8_t { keep, end, ended };
 
-// An oldest unfinished inbound handshake makes room.
+// The oldest unfinished inbound handshake makes room.
 void bound_half_open(Task &newest) noexcept {
-  if (newest.counted || newest.slot->direction != policy::Direction::inbound) return;
-  newest.counted = true;
-  if (++g_helper.half_open <= kHalfOpenLimit) return;
-  Task *oldest = nullptr;
-  for (Task *task = g_helper.tasks; task != nullptr; task = task->next) {
-    if (task->counted && task != &newest) oldest = task;
+  if (newest.slot->direction != policy::Direction::inbound) return;
+  g_helper.half_open.add(newest);
+  if (g_helper.half_open.size() <= kHalfOpenLimit) return;
+  auto &oldest = static_cast<Task &>(*g_helper.half_open.oldest());
+  g_helper.half_open.remove(oldest);
+  Slot &slot = *oldest.slot;
+  Locked life(slot.life_lock);  // its number must not become another connection's meanwhile
+  if (life.reentered() || local(slot).task != &oldest ||
+      oldest.generation != slot.generation.load(std::memory_order_relaxed)) {
+    return;  // closed: it holds no place any more
   }
-  if (oldest == nullptr) return;
-  int fd = static_cast<int>(local(*oldest->slot).descriptor) - 1;
-  fail_closed(*oldest->slot, fd, policy::Reason::half_open_limit);
-  oldest->counted = false;
-  --g_helper.half_open;
+  fail_closed(slot, static_cast<int>(local(slot).descriptor) - 1, policy::Reason::half_open_limit);
+  notify_helper(slot);  // its task ends
 }
 
 Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {
@@ -188,8 +189,7 @@ Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
       return Next::keep;
     case HandshakeStep::established:
       task.handshake.reset();
-      if (task.counted) --g_helper.half_open;
-      task.counted = false;
+      g_helper.half_open.remove(task);
       return Next::keep;
     case HandshakeStep::failed:
       break;
@@ -266,7 +266,14 @@ void attend(Slot &slot) noexcept {
 }
 
 void take_inbox() noexcept {
-  Slot *slot = g_helper.inbox.exchange(nullptr, std::memory_order_acquire);
+  Slot *newest = g_helper.inbox.exchange(nullptr, std::memory_order_acquire);
+  Slot *slot = nullptr;
+  while (newest != nullptr) {  // first come, first served
+    Slot *older = local(*newest).next_in_inbox.load(std::memory_order_relaxed);
+    local(*newest).next_in_inbox.store(slot, std::memory_order_relaxed);
+    slot = newest;
+    newest = older;
+  }
   while (slot != nullptr) {
     Local &mine = local(*slot);
     Slot *following = mine.next_in_inbox.load(std::memory_order_relaxed);
@@ -295,8 +302,13 @@ std::int64_t check_deadlines() noexcept {
     }
     if (task->poll_at_ns != 0 && task->poll_at_ns <= now) attend(slot);
     if (local(slot).task == task && task->handshake != nullptr && deadline_left(*task, now) <= 0) {
-      int fd = static_cast<int>(local(slot).descriptor) - 1;
-      if (deadline_passed(slot, fd, *task)) attend(slot);
+      bool passed = false;
+      {
+        Locked life(slot.life_lock);
+        int fd = static_cast<int>(local(slot).descriptor) - 1;
+        passed = fd >= 0 && local(slot).task == task && deadline_passed(slot, fd, *task);
+      }
+      if (passed) attend(slot);
     }
     if (local(slot).task == task) {
       if (task->poll_at_ns != 0) due_in(task->poll_at_ns - now);

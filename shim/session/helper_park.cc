@@ -68,7 +68,7 @@ void helper_after_fork_child() noexcept {
   g_helper.inbox.store(nullptr, std::memory_order_relaxed);
   g_helper.thread.store(0, std::memory_order_relaxed);
   g_helper.tasks = nullptr;  // the parent's
-  g_helper.half_open = 0;
+  g_helper.half_open.forget();
   g_helper.epoll = -1;  // closed with inlay's other descriptors: they are the parent's
   g_helper.wake = -1;
 }

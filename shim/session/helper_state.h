@@ -22,7 +22,7 @@ struct Helper {
   int epoll = -1;
   int wake = -1;
   Task *tasks = nullptr;  // the helper thread's own list
-  std::size_t half_open = 0;
+  HalfOpen half_open;
 };
 
 extern Helper g_helper;
