@@ -109,7 +109,16 @@ Mapping &mapping_of(const Slot &slot) noexcept {
 void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
   std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
   std::uint32_t index = slot.index;
-  std::memset(static_cast<void *>(&slot), 0, sizeof(Slot));
+  // The locks outlive the use: a helper that comes late to the slot's last one may hold them.
+  auto *bytes = reinterpret_cast<std::byte *>(&slot);
+  std::size_t from = 0;
+  for (SharedLock *lock : {&slot.life_lock, &slot.receive_lock, &slot.send_lock}) {
+    auto at = static_cast<std::size_t>(reinterpret_cast<std::byte *>(lock) - bytes);
+    std::memset(bytes + from, 0, at - from);
+    lock->renew();
+    from = at + sizeof(SharedLock);
+  }
+  std::memset(bytes + from, 0, sizeof(Slot) - from);
   slot.index = index;
   slot.generation.store(generation + 1, std::memory_order_relaxed);
   slot.receiving.head_chunk = kNoChunk;

@@ -87,6 +87,13 @@ LockResult SharedLock::contend(std::uint32_t me) noexcept {
   }
 }
 
+void SharedLock::renew() noexcept {
+  std::uint32_t seen = word_.load(std::memory_order_relaxed);
+  std::uint32_t owner = seen & kOwner;
+  if (seen == 0 || (owner != current_thread_id() && alive(owner))) return;
+  word_.compare_exchange_strong(seen, 0, std::memory_order_acquire, std::memory_order_relaxed);
+}
+
 void SharedLock::release() noexcept {
   frame_.store(0, std::memory_order_relaxed);
   if ((word_.exchange(0, std::memory_order_release) & kWaiters) != 0) {

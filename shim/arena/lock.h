@@ -25,6 +25,10 @@ class SharedLock {
   // In a forked child: forgets an owner that was another thread of the parent, for locks that are
   // private to the process.
   void reset() noexcept { word_.store(0, std::memory_order_relaxed); }
+  // Before what it guards is used for something else: forgets an owner that is dead or a frame of
+  // this thread. One that lives in another thread is just finding out that there is nothing for it
+  // any more, and will release the lock.
+  void renew() noexcept;
 
  private:
   LockResult contend(std::uint32_t me) noexcept;
