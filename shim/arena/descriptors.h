@@ -20,7 +20,12 @@ inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a conn
 inline constexpr std::uint64_t kPlain = 6;      // connected, in the clear by policy
 inline constexpr std::uint64_t kOwn = 8;        // inlay's own, not the program's
 
-inline constexpr unsigned kDescriptorLimit = 1u << 20;  // numbers at and above it: always probed
+// fs.nr_open as the kernel has it by default. Of a number at or above it nothing can be kept: it never
+// names a session, and a connection that may not be in the clear is refused there.
+inline constexpr unsigned kDescriptorLimit = 1u << 20;
+inline bool beyond_table(int fd) noexcept {
+  return fd >= 0 && static_cast<unsigned>(fd) >= kDescriptorLimit;
+}
 
 // Reserved by boot before any hook uses it; null before.
 extern std::atomic<std::uint64_t> *g_descriptor_words;

@@ -32,12 +32,17 @@ int close_with(Close close, int fd) {
   return close(fd);
 }
 
-// After a call that made `to` another name of what `from` names.
-int copied(int from, int to) {
+// After a call that made `to` another name of what `from` names. `error`: what the call says of a
+// number that is too high.
+int copied(int from, int to, int error) {
   if (to < 0 || !boot::active()) return to;
   if (from == to) return to;
   forget_descriptor(to);
   if (Slot *slot = managed(from)) {
+    if (!may_name(*slot, to)) {
+      next.close(to);
+      return fail(error);
+    }
     if (in_foreign_process()) {
       hand_on(*slot, to);
     } else {
@@ -64,7 +69,7 @@ void make_room(int from, int to) {
 template <typename Control>
 int control_with(Control next_fcntl, int fd, int command, void *argument) {
   if (command != F_DUPFD && command != F_DUPFD_CLOEXEC) return next_fcntl(fd, command, argument);
-  return copied(fd, next_fcntl(fd, command, argument));
+  return copied(fd, next_fcntl(fd, command, argument), EMFILE);
 }
 
 constexpr int kCloseOnExec = static_cast<int>(CLOSE_RANGE_CLOEXEC);
@@ -148,21 +153,21 @@ void closefrom(int first) noexcept {
   errno = saved;
 }
 
-int dup(int fd) noexcept { return copied(fd, bound().dup(fd)); }
+int dup(int fd) noexcept { return copied(fd, bound().dup(fd), EMFILE); }
 
 int dup2(int from, int to) noexcept {
   make_room(from, to);
-  return copied(from, bound().dup2(from, to));
+  return copied(from, bound().dup2(from, to), EBADF);
 }
 
 int __dup2(int from, int to) {
   make_room(from, to);
-  return copied(from, bound().__dup2(from, to));
+  return copied(from, bound().__dup2(from, to), EBADF);
 }
 
 int dup3(int from, int to, int flags) noexcept {
   if ((flags & ~O_CLOEXEC) == 0) make_room(from, to);
-  return copied(from, bound().dup3(from, to, flags));
+  return copied(from, bound().dup3(from, to, flags), EBADF);
 }
 
 int fcntl(int fd, int command, ...) {

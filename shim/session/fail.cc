@@ -8,6 +8,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -50,7 +51,8 @@ void fail_closed(Slot &slot, int fd, Reason reason, std::string_view detail,
 void poison(Slot &slot, int fd) noexcept { fail_closed(slot, fd, Reason::poisoned); }
 
 ssize_t receive_on_failed(Slot &slot) noexcept {
-  if (slot.error_taken.exchange(true, std::memory_order_relaxed)) return 0;
+  bool shared = &slot == &closing_session();  // many connections' failure, each its own
+  if (!shared && slot.error_taken.exchange(true, std::memory_order_relaxed)) return 0;
   errno = ECONNRESET;
   return -1;
 }
@@ -64,7 +66,8 @@ ssize_t broken_pipe(int flags) noexcept {
 }
 
 ssize_t send_on_failed(Slot &slot, int flags) noexcept {
-  if (slot.error_taken.exchange(true, std::memory_order_relaxed)) return broken_pipe(flags);
+  bool shared = &slot == &closing_session();
+  if (!shared && slot.error_taken.exchange(true, std::memory_order_relaxed)) return broken_pipe(flags);
   errno = ECONNRESET;
   return -1;
 }
@@ -72,6 +75,14 @@ ssize_t send_on_failed(Slot &slot, int flags) noexcept {
 void refuse(Slot &slot, int fd, Refusal what, const char *detail) noexcept {
   fail_closed(slot, fd, what == Refusal::stdio ? Reason::stdio_unprotected : Reason::unsupported_call,
               detail);
+}
+
+bool may_name(Slot &slot, int to) noexcept {
+  if (!beyond_table(to)) return true;
+  int saved = errno;
+  report(&slot, -1, Event::notice, Reason::out_of_resources, kBeyondTable);
+  errno = saved;
+  return false;
 }
 
 void note_unsupported(Slot &slot, int fd, const char *call) noexcept {

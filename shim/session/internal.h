@@ -35,6 +35,9 @@ void set_state(Slot &slot, State state) noexcept;
 
 // --- log (report.cc) ----------------------------------------------------------------------------
 
+// The detail of a refusal for a number beyond the descriptor table (beyond_table()).
+inline constexpr char kBeyondTable[] = "the descriptor's number is above 1048575";
+
 // One log record about a session, addresses taken from the kernel. fd may be -1.
 void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason,
             std::string_view detail) noexcept;

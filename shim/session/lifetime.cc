@@ -46,9 +46,7 @@ bool is_closing(const Slot &slot) noexcept {
 }
 
 std::uint64_t closing_word() noexcept {
-  auto *slot = reinterpret_cast<Slot *>(g_closing_storage);
-  slot->state.store(State::failed, std::memory_order_relaxed);
-  return managed_word(slot);
+  return managed_word(&closing_session());
 }
 
 // A dead process holds nothing; a zombie is dead too.
@@ -246,6 +244,12 @@ End end_descriptor(Slot &slot, int fd) noexcept {
 
 }  // namespace
 
+Slot &closing_session() noexcept {
+  auto *slot = reinterpret_cast<Slot *>(g_closing_storage);
+  slot->state.store(State::failed, std::memory_order_relaxed);
+  return *slot;
+}
+
 std::atomic<std::uint32_t> &lingering() noexcept { return g_lingering; }
 
 void finish_linger(Slot &slot) noexcept {
@@ -299,6 +303,10 @@ void join_as_child(Slot &slot, int fd) noexcept {
 }
 
 void forget_session(Slot &slot, int fd) noexcept {
+  if (is_closing(slot)) {
+    set_descriptor_word(fd, kSocket);
+    return;
+  }
   std::uint64_t word = managed_word(&slot);
   for (int other = 0; other <= highest_descriptor(); ++other) {
     if (descriptor_word(other) == word) set_descriptor_word(other, kSocket);
@@ -319,7 +327,12 @@ void drop_session(Slot &slot) noexcept {
 }
 
 int close_managed(Slot &slot, int fd) {
-  if (is_closing(slot)) return next.close(fd);  // two threads close it: the kernel decides
+  if (is_closing(slot)) {
+    // Refused without a slot, or two threads close it: the kernel decides.
+    int closed = next.close(fd);
+    if (closed == 0) replace_descriptor_word(fd, closing_word(), kUnknown);
+    return closed;
+  }
   // A cancelled thread closes nothing (the C library acts on the request before the system call),
   // and once the session has ended the descriptor must go too.
   pthread_testcancel();
@@ -336,6 +349,7 @@ void before_replace(Slot &slot, int to) noexcept {
 }
 
 void duplicated(Slot &slot, int, int to) noexcept {
+  if (is_closing(slot)) return;
   int saved = errno;
   if (local(slot).acceptor == 0) hand_on(slot, to);
   join_session(slot, to);
@@ -412,6 +426,7 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
 }
 
 void watched(Slot &slot, int epoll, int, int operation) noexcept {
+  if (is_closing(slot)) return;
   Locked life(slot.life_lock);
   Local &mine = local(slot);
   auto entry = static_cast<std::uint32_t>(epoll) + 1;

@@ -17,6 +17,8 @@ void forget_session(Slot &slot, int fd) noexcept;
 void drop_session(Slot &slot) noexcept;
 // Another process has descriptors of it, or a child that was just forked will.
 bool held_elsewhere(Slot &slot) noexcept;
+// Stands for what has no session of its own and must fail: every call on it does.
+Slot &closing_session() noexcept;
 // The helper has sent what a closed connection owed.
 void finish_linger(Slot &slot) noexcept;
 // How many closed connections of this process still owe bytes; a futex.

@@ -6,6 +6,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/boot/log.h"
 #include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
 
 namespace inlay::shim {
@@ -52,6 +53,8 @@ std::string_view rule_of(const policy::Policy *policy, Direction direction,
 
 void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason,
             std::string_view detail) noexcept {
+  // closing_session() is in no arena: it has nothing to tell.
+  if (slot != nullptr && slot == &closing_session()) slot = nullptr;
   boot::LogFields fields;
   fields.event = event;
   fields.reason = reason;

@@ -67,6 +67,9 @@ int shut_down(Slot &slot, int fd, int how) noexcept;
 int close_managed(Slot &slot, int fd);
 // After a successful dup/dup2/dup3/fcntl(F_DUPFD*): `to` now names what `from` names.
 void duplicated(Slot &slot, int from, int to) noexcept;
+// Whether `to` may name a session: not beyond the descriptor table. Logs when it may not; the caller
+// takes the copy back.
+bool may_name(Slot &slot, int to) noexcept;
 // Before dup2/dup3 replaces a managed `to`: ends what it named as close would, without closing it.
 void before_replace(Slot &slot, int to) noexcept;
 // close_range/closefrom: sessions in [first, last]; the caller makes the system call for `[first,

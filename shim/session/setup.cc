@@ -34,6 +34,7 @@ using policy::Reason;
 
 constexpr std::uint8_t kTcpEstablished = 1;  // of the kernel's tcp_states.h
 constexpr std::uint8_t kTcpClose = 7;
+constexpr std::uint8_t kTcpCloseWait = 8;
 
 int int_option(int fd, int level, int name, int otherwise) noexcept {
   int value = otherwise;
@@ -72,14 +73,14 @@ Slot *current_session(int fd) noexcept {
 }
 
 // A connection that may not happen and whose descriptor the program already has: cut in the kernel,
-// remembered as failed so that every call says so. With no slot left the shutdown alone must do.
+// remembered as failed so that every call says so. What came before the cut is not delivered either.
 void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t rule,
                       const char *detail) noexcept {
-  Slot *slot = allocate_slot(cookie_of(fd), State::handshaking);
+  Slot *slot = beyond_table(fd) ? nullptr : allocate_slot(cookie_of(fd), State::handshaking);
   kernel::shut_down(fd, SHUT_RDWR);
   if (slot == nullptr) {
-    set_descriptor_word(fd, kUnmanaged);
-    report(nullptr, fd, Event::refused, reason, detail);
+    set_descriptor_word(fd, managed_word(&closing_session()));
+    report(nullptr, fd, Event::refused, reason, beyond_table(fd) ? kBeyondTable : detail);
     return;
   }
   slot->direction = direction;
@@ -92,7 +93,7 @@ void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t 
 // Makes fd managed. Null when there is no slot: the caller must fail closed.
 Slot *manage(int fd, State state, Direction direction, const Decision &decision,
              const policy::Policy *policy, const Endpoint &remote) noexcept {
-  std::uint64_t cookie = cookie_of(fd);
+  std::uint64_t cookie = beyond_table(fd) ? 0 : cookie_of(fd);
   if (cookie == 0) return nullptr;
   if (Slot *stale = find_slot(cookie)) {
     // A cookie outlives a connection: what is left of the previous one has no more say.
@@ -299,10 +300,45 @@ int accepted(int, int fd) noexcept {
   return fd;
 }
 
+// There is no word for such a number: what may not be in the clear ends, whoever else has it.
+static Slot *probe_beyond_table(int fd) noexcept {
+  if (is_tcp(fd) != 1 || int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0) return nullptr;
+  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
+  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  if (!here || !there) {
+    // Ended by an earlier look: what had come by then is nobody's.
+    int unread = 0;
+    kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
+    return unread > 0 ? &closing_session() : nullptr;
+  }
+  if (Slot *slot = find_slot(cookie_of(fd))) {
+    fail_closed(*slot, fd, Reason::out_of_resources, kBeyondTable);
+    return &closing_session();
+  }
+  const policy::Policy *policy = current_policy();
+  if (policy != nullptr &&
+      policy::decide(*policy, policy::InboundQuery{*here}).mode == Mode::plaintext &&
+      decide_outbound(*policy, *there, nullptr).mode == Mode::plaintext) {
+    return nullptr;
+  }
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
+  if (info.tcpi_state == kTcpEstablished || info.tcpi_state == kTcpCloseWait) {
+    refuse_connected(fd, Direction::none, Reason::out_of_resources, policy::kNoRule, "");
+  }
+  return &closing_session();
+}
+
 Slot *probe_descriptor(int fd) noexcept {
   // Inert, or in the middle of booting: there are no sessions, and nothing may be made of a socket.
   if (g_descriptor_words == nullptr || fd < 0 || !boot::active()) return nullptr;
   const int saved = errno;
+  if (beyond_table(fd)) {
+    Slot *failed = probe_beyond_table(fd);
+    errno = saved;
+    return failed;
+  }
   int tcp = is_tcp(fd);
   Slot *found = nullptr;
   if (tcp != -1 && in_foreign_process()) {

@@ -1,6 +1,8 @@
 // Copies of descriptors, streams over them, unusual numbers.
 #include <sys/resource.h>
 
+#include <algorithm>
+
 #include "behaviour.h"
 
 using namespace behaviour;
@@ -209,5 +211,54 @@ Scenario passed{"descriptors/passed-to-itself", hear_all, [](std::uint16_t port)
                   note("number", back);
                   note("send", send(back, "after", 5, MSG_NOSIGNAL));
                 }};
+
+// As high as the kernel's default fs.nr_open lets them be, or as this process may raise its limit.
+int highest_number() {
+  constexpr rlim_t kDefaultMost = 1 << 20;
+  rlimit limit{kDefaultMost, kDefaultMost};
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_max = std::min(limit.rlim_max, kDefaultMost);
+    limit.rlim_cur = limit.rlim_max;
+    note("setrlimit", setrlimit(RLIMIT_NOFILE, &limit));
+  }
+  return static_cast<int>(limit.rlim_cur) - 1;
+}
+
+Scenario high_numbers{"descriptors/high-numbers",
+                      [](int listener) {
+                        int fd = take(listener);
+                        for (unsigned i = 0; i < 4; ++i) {
+                          note("intact", receive_exactly(fd, 20000) == pattern(20000, i));
+                          send_all(fd, pattern(20000, i + 10));
+                        }
+                        note_rest(fd);
+                      },
+                      [](std::uint16_t port) {
+                        const int highest = highest_number();
+                        int fd = dial(port);
+                        unsigned i = 0;
+                        for (int number : {highest / 16, highest / 5, highest}) {
+                          note("dup2", dup2(fd, number));
+                          note("close", close(fd));
+                          fd = number;
+                          note("sent", send_all(fd, pattern(20000, i)));
+                          note("good", receive_exactly(fd, 20000) == pattern(20000, i + 10));
+                          ++i;
+                        }
+                        pid_t child = fork();
+                        if (child == 0) {
+                          call_myself("child");
+                          note("sent", send_all(fd, pattern(20000, i)));
+                          note("good", receive_exactly(fd, 20000) == pattern(20000, i + 10));
+                          _exit(0);
+                        }
+                        note("waitpid", waitpid(child, nullptr, 0) == child);
+                        note("no higher", dup(fd) < highest);
+                        note("F_DUPFD", fcntl(fd, F_DUPFD, highest));
+                        note("F_DUPFD beyond", fcntl(fd, F_DUPFD, highest + 1));
+                        note("dup2 beyond", dup2(fd, highest + 1));
+                        note("close", close(fd));
+                      }};
 
 }  // namespace
