@@ -195,9 +195,9 @@ int fcntl64(int fd, int command, ...) {
 }
 
 int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) noexcept {
-  Slot *slot = managed_here(fd);
+  Slot *slot = managed(fd);
   int result = bound().epoll_ctl(epoll, operation, fd, event);
-  if (result == 0 && slot != nullptr) watched(*slot, epoll, fd, operation);
+  if (result == 0 && slot != nullptr) watched(*slot, epoll, operation);
   return result;
 }
 

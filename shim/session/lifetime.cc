@@ -9,7 +9,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/epoll.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -174,10 +173,7 @@ bool start_linger(Slot &slot, int fd) noexcept {
   }
   // The copy keeps the description alive: without this the program's epoll sets would go on
   // reporting a descriptor it closed.
-  for (std::uint32_t &watch : mine.watches) {
-    if (watch != 0) kernel::call(SYS_epoll_ctl, watch - 1, EPOLL_CTL_DEL, fd, 0);
-    watch = 0;
-  }
+  leave_watches(mine, fd);
   mine.descriptor = static_cast<std::uint32_t>(own) + 1;
   mine.hidden = true;
   g_lingering.fetch_add(1, std::memory_order_acq_rel);
@@ -423,26 +419,6 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
   }
   errno = saved;
   return 0;
-}
-
-void watched(Slot &slot, int epoll, int, int operation) noexcept {
-  if (is_closing(slot)) return;
-  Locked life(slot.life_lock);
-  Local &mine = local(slot);
-  auto entry = static_cast<std::uint32_t>(epoll) + 1;
-  if (operation == EPOLL_CTL_ADD) {
-    for (std::uint32_t &watch : mine.watches) {
-      if (watch == 0 || watch == entry) {
-        watch = entry;
-        return;
-      }
-    }
-    mine.more_watches = true;
-  } else if (operation == EPOLL_CTL_DEL) {
-    for (std::uint32_t &watch : mine.watches) {
-      if (watch == entry) watch = 0;
-    }
-  }
 }
 
 // What a connection that survives exec owes leaves now: the new image knows nothing of it. Bounded,

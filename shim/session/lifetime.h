@@ -2,6 +2,7 @@
 #pragma once
 
 #include "shim/arena/slot.h"
+#include "shim/session/local.h"
 
 namespace inlay::shim {
 
@@ -19,6 +20,9 @@ void drop_session(Slot &slot) noexcept;
 bool held_elsewhere(Slot &slot) noexcept;
 // Stands for what has no session of its own and must fail: every call on it does.
 Slot &closing_session() noexcept;
+// The program closed fd while inlay keeps the connection: takes it out of every epoll set that may
+// hold it, which would go on reporting it (watches.cc).
+void leave_watches(Local &mine, int fd) noexcept;
 // The helper has sent what a closed connection owed.
 void finish_linger(Slot &slot) noexcept;
 // How many closed connections of this process still owe bytes; a futex.

@@ -16,8 +16,7 @@ void Local::reset() noexcept {
   task = nullptr;
   policy = nullptr;
   descriptor = 0;
-  for (std::uint32_t &watch : watches) watch = 0;
-  more_watches = false;
+  for (std::atomic<std::uint32_t> &watch : watches) watch.store(0, std::memory_order_relaxed);
   acceptor = 0;
   accepted_cpu_ns = 0;
   hidden = false;

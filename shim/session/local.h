@@ -30,12 +30,12 @@ struct Local {
   Task *task = nullptr;                 // the helper's work on this session
   const policy::Policy *policy = nullptr;  // what decided, for judging the peer
   std::uint32_t descriptor = 0;         // a number of this process that names it, plus one
-  std::uint32_t watches[kWatches] = {}; // epoll sets it is registered in, plus one
-  bool more_watches = false;            // than there is room for
   std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
   std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then
   bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
 
+  // Epoll sets it may be registered in, as watches.cc keeps them; no lock.
+  std::atomic<std::uint32_t> watches[kWatches] = {};
   std::atomic<Slot *> next_in_inbox{nullptr};
   std::atomic<bool> in_inbox{false};
   std::atomic<bool> expects_wait{false};  // the last receive slept: look for data by sleeping first

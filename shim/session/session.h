@@ -77,8 +77,9 @@ void before_replace(Slot &slot, int to) noexcept;
 void before_close_range(unsigned first, unsigned last) noexcept;
 // After it: the numbers are free.
 void after_close_range(unsigned first, unsigned last) noexcept;
-// epoll_ctl bookkeeping after success.
-void watched(Slot &slot, int epoll, int fd, int operation) noexcept;
+// epoll_ctl bookkeeping after success. No system call for a set that is known already; right in a vfork
+// child too.
+void watched(Slot &slot, int epoll, int operation) noexcept;
 
 // exit, _exit, quick_exit, exec*: finishes what managed connections owe. `will_exec`: only
 // descriptors marked close-on-exec are ended.
