@@ -115,11 +115,12 @@ bool choose_folder(char *path) noexcept {
   return is_folder(path);
 }
 
-// Every program that starts, and one in so many of the children that a program forks: a server may
-// fork for each connection.
-bool is_turn_to_prune() noexcept {
-  constexpr int kChildren = 64;
-  return g_log.file.load(std::memory_order_relaxed) == nullptr || process_id() % kChildren == 0;
+// One process in so many: to look at every file makes the start of a program several times as long
+// where many have died. The start time is there for containers, whose programs always get the same
+// pid.
+bool is_turn_to_prune(std::uint64_t start_time) noexcept {
+  constexpr std::uint64_t kProcesses = 64;
+  return (process_id() + start_time) % kProcesses == 0;
 }
 
 LogFile *map(int fd, int flags) noexcept {
@@ -141,7 +142,7 @@ LogFile *make_file(char *path, std::uint64_t start_time) noexcept {
     path[0] = '\0';
     return nullptr;
   }
-  if (is_turn_to_prune()) prune_logs(path);
+  if (is_turn_to_prune(start_time)) prune_logs(path);
   if (!append(path, "/") || !append(path, process_id()) || !append(path, "-") ||
       !append(path, start_time) || !append(path, ".log")) {
     path[0] = '\0';
