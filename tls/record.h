@@ -124,6 +124,7 @@ class RecordCipher {
   std::uint64_t limit_ = 0;  // sequence numbers from here on are refused
   std::uint16_t key_generation_ = 0;
   bool seal_ = false;
+  bool gcm_ = false;
 };
 
 }  // namespace inlay::tls
