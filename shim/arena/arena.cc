@@ -27,6 +27,7 @@ struct Header {
   std::uint32_t free_slot;                  // list of slots used before, kNoChunk ends it
   std::uint32_t free_chunk;
   std::uint32_t chunk_high_water;
+  std::uint32_t early_chunks;               // in use
 };
 
 constexpr std::size_t kPage = 4096;
@@ -79,13 +80,8 @@ bool map_arena(Mapping &mapping) noexcept {
   return true;
 }
 
-Mapping *open_mapping() noexcept {
-  unsigned count = g_mapping_count.load(std::memory_order_acquire);
-  for (unsigned i = count; i-- > 0;) {
-    Mapping &candidate = g_mappings[i];
-    if (!candidate.header->closed.load(std::memory_order_relaxed)) return &candidate;
-    break;  // only the newest may still be open
-  }
+// A fresh arena, when there were `count`; or the one another thread has made meanwhile.
+Mapping *another_mapping(unsigned count) noexcept {
   Locked guard(g_mappings_lock);
   if (guard.reentered()) return nullptr;
   if (g_mapping_count.load(std::memory_order_acquire) != count) {
@@ -94,6 +90,16 @@ Mapping *open_mapping() noexcept {
   if (count == kMaxArenas || !map_arena(g_mappings[count])) return nullptr;
   g_mapping_count.store(count + 1, std::memory_order_release);
   return &g_mappings[count];
+}
+
+Mapping *open_mapping() noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_acquire);
+  for (unsigned i = count; i-- > 0;) {
+    Mapping &candidate = g_mappings[i];
+    if (!candidate.header->closed.load(std::memory_order_relaxed)) return &candidate;
+    break;  // fork closes all
+  }
+  return another_mapping(count);
 }
 
 Mapping &mapping_of(const Slot &slot) noexcept {
@@ -134,26 +140,39 @@ void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
 
 }  // namespace
 
-Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
-  Mapping *mapping = open_mapping();
-  if (mapping == nullptr) return nullptr;
-  Header &header = *mapping->header;
+// Null when the arena is full.
+static Slot *allocate_in(Mapping &mapping, std::uint64_t cookie, State state) noexcept {
+  Header &header = *mapping.header;
   Locked guard(header.lock);
   if (guard.reentered()) return nullptr;
   std::uint32_t index = header.free_slot;
   if (index != kNoChunk) {
-    header.free_slot = mapping->slots[index].next_free;
+    header.free_slot = mapping.slots[index].next_free;
   } else {
     index = header.high_water.load(std::memory_order_relaxed);
     if (index == kSlotsPerArena) return nullptr;
-    mapping->slots[index].index = index;
+    mapping.slots[index].index = index;
     header.high_water.store(index + 1, std::memory_order_release);
   }
-  Slot &slot = mapping->slots[index];
+  Slot &slot = mapping.slots[index];
   initialise(slot, cookie, state);
-  mapping->locals[index].reset();
-  mapping->cookies[index].store(cookie, std::memory_order_release);
+  mapping.locals[index].reset();
+  mapping.cookies[index].store(cookie, std::memory_order_release);
   return &slot;
+}
+
+Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_acquire);
+  Mapping *mapping = open_mapping();
+  Slot *slot = mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
+  // Full: what has become free in the older ones first.
+  for (unsigned i = 0; slot == nullptr && mapping != nullptr && i < count; ++i) {
+    if (g_mappings[i].header->closed.load(std::memory_order_acquire)) continue;
+    slot = allocate_in(g_mappings[i], cookie, state);
+  }
+  if (slot != nullptr || mapping == nullptr) return slot;
+  mapping = another_mapping(count);
+  return mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
 }
 
 void free_slot(Slot &slot) noexcept {
@@ -208,11 +227,11 @@ Slot *arena_slot(unsigned arena, std::uint32_t index) noexcept {
   return &g_mappings[arena].slots[index];
 }
 
-std::uint32_t take_chunk(Slot &slot) noexcept {
+std::uint32_t take_chunk(Slot &slot, bool early) noexcept {
   Mapping &mapping = mapping_of(slot);
   Header &header = *mapping.header;
   Locked guard(header.lock);
-  if (guard.reentered()) return kNoChunk;
+  if (guard.reentered() || (early && header.early_chunks == kEarlyChunks)) return kNoChunk;
   std::uint32_t chunk = header.free_chunk;
   if (chunk != kNoChunk) {
     header.free_chunk = mapping.chunks[chunk].next;
@@ -223,6 +242,8 @@ std::uint32_t take_chunk(Slot &slot) noexcept {
   mapping.chunks[chunk].next = kNoChunk;
   mapping.chunks[chunk].begin = 0;
   mapping.chunks[chunk].end = 0;
+  mapping.chunks[chunk].early = early ? 1 : 0;
+  header.early_chunks += mapping.chunks[chunk].early;
   return chunk;
 }
 
@@ -233,6 +254,7 @@ void return_chunk(Slot &slot, std::uint32_t chunk) noexcept {
   std::memset(returned.bytes, 0, std::min<std::size_t>(returned.end, kChunkBytes));
   Locked guard(mapping.header->lock);
   if (guard.reentered()) return;
+  mapping.header->early_chunks -= returned.early;
   returned.next = mapping.header->free_chunk;
   mapping.header->free_chunk = chunk;
 }
@@ -244,7 +266,7 @@ std::size_t queue_append(Slot &slot, Queue &queue, const std::uint8_t *bytes,
   std::size_t done = 0;
   while (done < length) {
     if (queue.last == kNoChunk || chunk_at(slot, queue.last).end == kChunkBytes) {
-      std::uint32_t fresh = take_chunk(slot);
+      std::uint32_t fresh = take_chunk(slot, &queue == &slot.sending.early);
       if (fresh == kNoChunk) break;
       if (queue.last == kNoChunk) {
         queue.first = fresh;

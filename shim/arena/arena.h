@@ -15,16 +15,21 @@ namespace inlay::shim {
 
 inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
 inline constexpr std::uint32_t kArenaVersion = 1;
-inline constexpr std::uint32_t kSlotsPerArena = 32768;
-inline constexpr std::uint32_t kChunksPerArena = 4096;
+inline constexpr std::uint32_t kSlotsPerArena = 2048;
+inline constexpr unsigned kMaxArenas = 128;  // mapped by one process at a time
 inline constexpr std::uint32_t kChunkSize = 20480;
-inline constexpr unsigned kMaxArenas = 64;  // mapped by one process at a time
+// No session that is up ever finds the pool empty: each may have a tail of as many records as one call
+// seals (kScratchRecords) and the head of one that arrives. Data written before the handshake is over
+// has a part of its own, 16 MiB, and waits when that is used up.
+inline constexpr std::uint32_t kChunksPerSlot = 5;
+inline constexpr std::uint32_t kEarlyChunks = 820;
+inline constexpr std::uint32_t kChunksPerArena = kSlotsPerArena * kChunksPerSlot + kEarlyChunks;
 
 struct Chunk {
   std::uint32_t next;
   std::uint32_t begin;  // of the bytes still waiting
   std::uint32_t end;
-  std::uint32_t reserved;
+  std::uint32_t early;  // 1 when it counts among kEarlyChunks
   std::uint8_t bytes[kChunkSize - 16];
 };
 inline constexpr std::size_t kChunkBytes = sizeof(Chunk::bytes);
@@ -35,7 +40,7 @@ struct Local;
 // --- slots --------------------------------------------------------------------------------------
 
 // A fresh slot for the connection with this cookie, state as given. Null when there is no room.
-// Creates the process's arena on first use.
+// Creates the process's arena on first use, and another when all are full.
 Slot *allocate_slot(std::uint64_t cookie, State state) noexcept;
 // Ends the slot's use: its chunks go back, its generation grows. The caller was its last holder.
 void free_slot(Slot &slot) noexcept;
@@ -51,8 +56,9 @@ void close_arenas() noexcept;
 
 // --- chunks -------------------------------------------------------------------------------------
 
-// A chunk from the slot's arena, or kNoChunk when the pool is used up.
-std::uint32_t take_chunk(Slot &slot) noexcept;
+// A chunk from the slot's arena, or kNoChunk when the pool is used up. `early`: of the part for early
+// data.
+std::uint32_t take_chunk(Slot &slot, bool early = false) noexcept;
 void return_chunk(Slot &slot, std::uint32_t chunk) noexcept;
 Chunk &chunk_at(Slot &slot, std::uint32_t chunk) noexcept;
 
