@@ -4,23 +4,26 @@
 #include <cstring>
 #include <new>
 
-#include <linux/memfd.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
+#include <sys/stat.h>
 
+#include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/arena/shared_memory.h"
+#include "shim/session/lifetime.h"
 #include "shim/session/local.h"
 
 namespace inlay::shim {
 namespace {
 
-// What the shared mapping begins with.
+// What the shared mapping begins with. The first four must match for a process to take over an
+// arena that another build of inlay may have made.
 struct Header {
   std::uint32_t magic;
   std::uint32_t version;
   std::uint32_t slot_size;
-  std::uint32_t uid;
+  std::uint32_t uid;                        // effective, of the process that made it
   SharedLock lock;                          // guards the free lists
   std::atomic<bool> closed;                 // to new slots
   std::atomic<std::uint32_t> high_water;    // slots ever used
@@ -28,6 +31,7 @@ struct Header {
   std::uint32_t free_chunk;
   std::uint32_t chunk_high_water;
   std::uint32_t early_chunks;               // in use
+  char own_id[256];                         // of the process, for the log of the image that inherits
 };
 
 constexpr std::size_t kPage = 4096;
@@ -45,69 +49,126 @@ struct Mapping {
   Slot *slots;
   Chunk *chunks;
   Local *locals;  // process-private, wiped on fork
+  int fd;         // inlay's own, for exec; -1: the memory has none
+  std::uint64_t inode;
 };
 
 Mapping g_mappings[kMaxArenas];
 std::atomic<unsigned> g_mapping_count{0};
-SharedLock g_mappings_lock;  // process-private; reset in children
+std::atomic<unsigned> g_newest{0};  // where new slots are looked for first
+std::atomic<unsigned> g_made{0};    // grows with each arena
+SharedLock g_mappings_lock;         // process-private; reset in children
+char g_own_id[sizeof(Header::own_id)];
 
-void *map(int fd, std::size_t size, int flags) noexcept {
-  long result = kernel::call(SYS_mmap, 0, static_cast<long>(size), PROT_READ | PROT_WRITE,
-                             flags | MAP_NORESERVE, fd, 0);
-  return result < 0 && result > -4096 ? nullptr : reinterpret_cast<void *>(result);
+constexpr std::size_t kLocalsSize = round_up(kSlotsPerArena * sizeof(Local));
+
+Local *map_locals() noexcept {
+  long result = kernel::call(SYS_mmap, 0, kLocalsSize, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (result < 0 && result > -4096) return nullptr;
+  kernel::call(SYS_madvise, result, kLocalsSize, MADV_WIPEONFORK);
+  return reinterpret_cast<Local *>(result);
 }
 
-// An anonymous shared mapping: the kernel backs it by shmem, fork shares it, no descriptor shows.
-bool map_arena(Mapping &mapping) noexcept {
-  auto *base = static_cast<std::byte *>(map(-1, kArenaSize, MAP_SHARED | MAP_ANONYMOUS));
-  auto *locals = static_cast<Local *>(
-      map(-1, round_up(kSlotsPerArena * sizeof(Local)), MAP_PRIVATE | MAP_ANONYMOUS));
-  if (base == nullptr || locals == nullptr) return false;
-  kernel::call(SYS_madvise, kernel::word(base), kArenaSize, MADV_DONTDUMP);
-  kernel::call(SYS_madvise, kernel::word(locals), round_up(kSlotsPerArena * sizeof(Local)),
-               MADV_WIPEONFORK);
-  mapping.header = new (base) Header{};
-  mapping.header->magic = kArenaMagic;
-  mapping.header->version = kArenaVersion;
-  mapping.header->slot_size = sizeof(Slot);
-  mapping.header->uid = static_cast<std::uint32_t>(kernel::call(SYS_geteuid));
-  mapping.header->free_slot = kNoChunk;
-  mapping.header->free_chunk = kNoChunk;
-  mapping.cookies = reinterpret_cast<std::atomic<std::uint64_t> *>(base + kCookiesAt);
-  mapping.slots = reinterpret_cast<Slot *>(base + kSlotsAt);
-  mapping.chunks = reinterpret_cast<Chunk *>(base + kChunksAt);
+void place(Mapping &mapping, const SharedMemory &memory) noexcept {
+  mapping.header = reinterpret_cast<Header *>(memory.base);
+  mapping.cookies = reinterpret_cast<std::atomic<std::uint64_t> *>(memory.base + kCookiesAt);
+  mapping.slots = reinterpret_cast<Slot *>(memory.base + kSlotsAt);
+  mapping.chunks = reinterpret_cast<Chunk *>(memory.base + kChunksAt);
+  mapping.fd = memory.fd;
+  mapping.inode = memory.inode;
+}
+
+std::uint32_t effective_uid() noexcept {
+  return static_cast<std::uint32_t>(kernel::call(SYS_geteuid));
+}
+
+// `instead_of`: the memory that a used-up arena's is replaced with, in place; null for another one.
+bool map_arena(Mapping &mapping, void *instead_of) noexcept {
+  Local *locals = instead_of == nullptr ? map_locals() : mapping.locals;
+  if (locals == nullptr) return false;
+  SharedMemory memory = make_shared_memory(kArenaSize, instead_of);
+  if (memory.base == nullptr) {
+    if (instead_of == nullptr) kernel::call(SYS_munmap, kernel::word(locals), kLocalsSize);
+    return false;
+  }
   mapping.locals = locals;
+  auto *header = new (memory.base) Header{};
+  header->version = kArenaVersion;
+  header->slot_size = sizeof(Slot);
+  header->uid = effective_uid();
+  header->free_slot = kNoChunk;
+  header->free_chunk = kNoChunk;
+  std::memcpy(header->own_id, g_own_id, sizeof g_own_id);
+  header->magic = kArenaMagic;
+  place(mapping, memory);
   return true;
 }
 
-// A fresh arena, when there were `count`; or the one another thread has made meanwhile.
-Mapping *another_mapping(unsigned count) noexcept {
+bool is_within(const Mapping &mapping, const Slot *slot) noexcept {
+  return slot >= mapping.slots && slot < mapping.slots + kSlotsPerArena;
+}
+
+// Closed to new slots, and this process shares none of its sessions any more: those that are left
+// are other processes'.
+bool is_used_up(const Mapping &mapping) noexcept {
+  if (!mapping.header->closed.load(std::memory_order_acquire)) return false;
+  std::uint32_t used = mapping.header->high_water.load(std::memory_order_acquire);
+  for (std::uint32_t index = 0; index < used; ++index) {
+    const Local &mine = mapping.locals[index];
+    if (mine.descriptor != 0 || mine.task != nullptr) return false;
+  }
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if ((word & kManagedBit) == 0) continue;
+    if (is_within(mapping, reinterpret_cast<Slot *>(word & ~kManagedBit))) return false;
+  }
+  return true;
+}
+
+// A server that forks for each connection closes an arena each time: the memory of one it shares
+// nothing of is replaced. Not unmapped: a call of another thread may still look at a slot it had
+// before the close, and finds it free.
+bool renew(Mapping &mapping) noexcept {
+  int fd = mapping.fd;
+  if (!map_arena(mapping, mapping.header)) return false;
+  close_own(fd);
+  return true;
+}
+
+// A fresh arena, when `made` were made before; or the one another thread has made meanwhile.
+Mapping *another_mapping(unsigned made) noexcept {
   Locked guard(g_mappings_lock);
   if (guard.reentered()) return nullptr;
-  if (g_mapping_count.load(std::memory_order_acquire) != count) {
-    return &g_mappings[g_mapping_count.load(std::memory_order_relaxed) - 1];
+  if (g_made.load(std::memory_order_acquire) != made) {
+    return &g_mappings[g_newest.load(std::memory_order_relaxed)];
   }
-  if (count == kMaxArenas || !map_arena(g_mappings[count])) return nullptr;
-  g_mapping_count.store(count + 1, std::memory_order_release);
-  return &g_mappings[count];
+  unsigned count = g_mapping_count.load(std::memory_order_relaxed);
+  unsigned index = 0;
+  while (index < count && !is_used_up(g_mappings[index])) ++index;
+  if (index == kMaxArenas) return nullptr;
+  if (!(index < count ? renew(g_mappings[index]) : map_arena(g_mappings[index], nullptr))) {
+    return nullptr;
+  }
+  g_newest.store(index, std::memory_order_release);
+  if (index == count) g_mapping_count.store(count + 1, std::memory_order_release);
+  g_made.store(made + 1, std::memory_order_release);
+  return &g_mappings[index];
 }
 
 Mapping *open_mapping() noexcept {
-  unsigned count = g_mapping_count.load(std::memory_order_acquire);
-  for (unsigned i = count; i-- > 0;) {
-    Mapping &candidate = g_mappings[i];
-    if (!candidate.header->closed.load(std::memory_order_relaxed)) return &candidate;
-    break;  // fork closes all
+  unsigned made = g_made.load(std::memory_order_acquire);
+  if (made > 0) {
+    Mapping &newest = g_mappings[g_newest.load(std::memory_order_acquire)];
+    if (!newest.header->closed.load(std::memory_order_acquire)) return &newest;
   }
-  return another_mapping(count);
+  return another_mapping(made);  // fork closes all
 }
 
 Mapping &mapping_of(const Slot &slot) noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   for (unsigned i = count; i-- > 1;) {
-    if (&slot >= g_mappings[i].slots && &slot < g_mappings[i].slots + kSlotsPerArena) {
-      return g_mappings[i];
-    }
+    if (is_within(g_mappings[i], &slot)) return g_mappings[i];
   }
   return g_mappings[0];
 }
@@ -162,6 +223,7 @@ static Slot *allocate_in(Mapping &mapping, std::uint64_t cookie, State state) no
 }
 
 Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
+  unsigned made = g_made.load(std::memory_order_acquire);
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   Mapping *mapping = open_mapping();
   Slot *slot = mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
@@ -171,7 +233,7 @@ Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
     slot = allocate_in(g_mappings[i], cookie, state);
   }
   if (slot != nullptr || mapping == nullptr) return slot;
-  mapping = another_mapping(count);
+  mapping = another_mapping(made);
   return mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
 }
 
@@ -213,6 +275,68 @@ void close_arenas() noexcept {
   for (unsigned i = 0; i < count; ++i) {
     g_mappings[i].header->closed.store(true, std::memory_order_relaxed);
   }
+}
+
+void note_own_id(std::string_view id) noexcept {
+  std::size_t length = std::min(id.size(), sizeof g_own_id - 1);
+  std::memcpy(g_own_id, id.data(), length);
+  g_own_id[length] = '\0';
+  for (unsigned i = 0; i < arena_count(); ++i) {
+    std::memcpy(g_mappings[i].header->own_id, g_own_id, sizeof g_own_id);
+  }
+}
+
+std::string_view own_id_in_arena(unsigned arena) noexcept {
+  const char *id = g_mappings[arena].header->own_id;
+  return {id, strnlen(id, sizeof(Header::own_id))};
+}
+
+void close_arena(unsigned arena) noexcept {
+  g_mappings[arena].header->closed.store(true, std::memory_order_release);
+}
+
+unsigned arena_of(const Slot &slot) noexcept {
+  return static_cast<unsigned>(&mapping_of(slot) - g_mappings);
+}
+
+ArenaDescriptor arena_descriptor(unsigned arena) noexcept {
+  const Mapping &mapping = g_mappings[arena];
+  constexpr ArenaDescriptor kNone{-1, 0};
+  if (mapping.fd < 0 || mapping.header->uid != effective_uid()) return kNone;
+  // The program may have closed or replaced the number by calls no hook sees.
+  if (!is_shared_memory(mapping.fd, mapping.inode, kArenaSize)) return kNone;
+  return {mapping.fd, mapping.inode};
+}
+
+bool is_arena_descriptor(int fd) noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_acquire);
+  for (unsigned i = 0; i < count; ++i) {
+    if (g_mappings[i].fd == fd) return true;
+  }
+  return false;
+}
+
+bool adopt_arena(ArenaDescriptor descriptor) noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_relaxed);
+  if (count == kMaxArenas) return false;
+  Mapping &mapping = g_mappings[count];
+  SharedMemory memory = map_inherited(descriptor.fd, descriptor.inode, kArenaSize);
+  if (memory.base == nullptr) return false;
+  place(mapping, memory);
+  const Header &header = *mapping.header;
+  if (header.magic != kArenaMagic || header.version != kArenaVersion ||
+      header.slot_size != sizeof(Slot) || header.uid != effective_uid() ||
+      (mapping.locals = map_locals()) == nullptr) {
+    kernel::call(SYS_munmap, kernel::word(memory.base), kArenaSize);
+    close_own(memory.fd);
+    return false;
+  }
+  // Of this thread's number in the image before.
+  mapping.header->lock.release_for(current_thread_id());
+  g_newest.store(count, std::memory_order_release);
+  g_mapping_count.store(count + 1, std::memory_order_release);
+  g_made.store(count + 1, std::memory_order_release);
+  return true;
 }
 
 void reset_arena_locks() noexcept { g_mappings_lock.reset(); }

@@ -2,19 +2,21 @@
 // wait. A memfd mapped MAP_SHARED, so that it survives fork without a descriptor and exec with one.
 //
 // fork closes an arena to new slots on both sides: processes share only the sessions that existed
-// when one was forked from the other. New sessions then go to a new arena.
+// when one was forked from the other, or executed by it. New sessions then go to a new arena, or to
+// one whose sessions this process has all given up.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "shim/arena/slot.h"
 
 namespace inlay::shim {
 
 inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
-inline constexpr std::uint32_t kArenaVersion = 1;
+inline constexpr std::uint32_t kArenaVersion = 2;  // of the layout of Header, Slot and Chunk
 inline constexpr std::uint32_t kSlotsPerArena = 2048;
 inline constexpr unsigned kMaxArenas = 128;  // mapped by one process at a time
 inline constexpr std::uint32_t kChunkSize = 20480;
@@ -53,6 +55,28 @@ void for_each_slot(F &&visit) noexcept;
 
 // fork happened: no new slots in the arenas that existed. Called on both sides.
 void close_arenas() noexcept;
+
+// --- exec ---------------------------------------------------------------------------------------
+
+struct ArenaDescriptor {
+  int fd;
+  std::uint64_t inode;
+};
+
+// Its number among the arenas of this process.
+unsigned arena_of(const Slot &slot) noexcept;
+// The memfd of an arena that may be given to another image; fd is -1 when there is none, or when
+// this process has another uid now.
+ArenaDescriptor arena_descriptor(unsigned arena) noexcept;
+bool is_arena_descriptor(int fd) noexcept;
+void close_arena(unsigned arena) noexcept;
+// This process's SPIFFE ID, for images that inherit an arena and never load an identity; "" unknown.
+void note_own_id(std::string_view id) noexcept;
+std::string_view own_id_in_arena(unsigned arena) noexcept;
+// In the new image, before any other thread: maps an arena of the image before, and makes the
+// descriptor inlay's own. False when it is not an arena of this build and this uid; a descriptor that
+// does not name such memory is left alone.
+bool adopt_arena(ArenaDescriptor descriptor) noexcept;
 
 // --- chunks -------------------------------------------------------------------------------------
 

@@ -101,4 +101,10 @@ void SharedLock::release() noexcept {
   }
 }
 
+bool SharedLock::release_for(std::uint32_t thread) noexcept {
+  if ((word_.load(std::memory_order_acquire) & kOwner) != thread) return false;
+  release();
+  return true;
+}
+
 }  // namespace inlay::shim

@@ -22,6 +22,9 @@ class SharedLock {
  public:
   LockResult acquire() noexcept;
   void release() noexcept;
+  // After exec: frees a lock that `thread` holds, a number of the image before this one. True when it
+  // did: what the lock protects may be half-written.
+  bool release_for(std::uint32_t thread) noexcept;
   // In a forked child: forgets an owner that was another thread of the parent, for locks that are
   // private to the process.
   void reset() noexcept { word_.store(0, std::memory_order_relaxed); }

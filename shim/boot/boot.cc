@@ -24,6 +24,7 @@
 #include "shim/boot/streams.h"
 #include "shim/hooks/next.h"
 #include "shim/session/fork.h"
+#include "shim/session/hand_over.h"
 #include "shim/session/session.h"
 
 // Registration with no object's handle: such a handler is not run when some library is unloaded,
@@ -34,7 +35,6 @@ extern "C" int __cxa_at_quick_exit(void (*handler)(void *), void *object);
 namespace inlay::shim::boot {
 
 constinit std::atomic<Level> g_level{Level::unbound};
-constinit std::atomic<bool> g_sandboxed{false};
 
 namespace {
 
@@ -101,6 +101,7 @@ void start(char *const environment[]) noexcept {
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);
   g_level.store(Level::ready, std::memory_order_release);
+  if (const char *arenas = value_of(environment, "INLAY_ARENA")) take_over(arenas);
   for (int fd = 0; fd <= 2; ++fd) refresh_standard_stream(fd);
 }
 
@@ -154,9 +155,9 @@ namespace {
 
 [[gnu::constructor]] void construct(int, char **, char **environment) noexcept {
   Level level = Level::unbound;
-  if (!g_level.compare_exchange_strong(level, Level::binding)) return;
   int saved = errno;
-  boot_with(environment);
+  if (g_level.compare_exchange_strong(level, Level::binding)) boot_with(environment);
+  if (g_level.load(std::memory_order_acquire) == Level::ready) hide_messages(environment);
   errno = saved;
 }
 

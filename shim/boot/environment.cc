@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shim/arena/inheritance.h"
 #include "shim/boot/level.h"
 
 namespace inlay::shim::boot {
@@ -24,6 +25,9 @@ constexpr const char *kNames[] = {
     "LD_PRELOAD=", "INLAY_CONFIG=", "INLAY_STRICT=", "INLAY_CONFIG_OWNER="};
 constexpr std::size_t kKept = sizeof kNames / sizeof kNames[0];
 constinit Kept g_kept[kKept] = {};
+// What is never passed on: written by whoever executes an image, for that image.
+constexpr const char *kMessages[] = {kArenaVariable, "INLAY_SNAPSHOT="};
+
 const char *g_library = nullptr;  // this library's path, as the loader knows it
 
 const char *find(char *const environment[], const char *name, std::size_t length) noexcept {
@@ -71,6 +75,13 @@ PreloadRepair preload_repair(const char *present) noexcept {
   return preloads_inlay(present + kPreloadLength) ? PreloadRepair::none : PreloadRepair::append;
 }
 
+bool is_message(const char *entry) noexcept {
+  for (const char *name : kMessages) {
+    if (std::strncmp(entry, name, std::strlen(name)) == 0) return true;
+  }
+  return false;
+}
+
 bool lacks(const char *present, const Kept &kept) noexcept {
   return kept.text != nullptr && (present == nullptr || present[kept.name_length] == '\0');
 }
@@ -98,11 +109,20 @@ void remember_environment(char *const environment[]) noexcept {
   }
 }
 
-Repair plan_repair(char *const environment[]) noexcept {
+void hide_messages(char **environment) noexcept {
+  if (environment == nullptr) return;
+  char **kept = environment;
+  for (; *environment != nullptr; ++environment) {
+    if (!is_message(*environment)) *kept++ = *environment;
+  }
+  *kept = nullptr;
+}
+
+Repair plan_repair(char *const environment[], const char *message) noexcept {
   if (!active()) return {};
   Repair plan;
-  std::size_t added = 0;
-  bool needed = false;
+  std::size_t added = message != nullptr ? 1 : 0;
+  bool needed = message != nullptr;
   for (std::size_t i = 0; i < kKept; ++i) {
     const char *present = find(environment, kNames[i], std::strlen(kNames[i]));
     if (i == 0 && preload_repair(present) == PreloadRepair::append) {
@@ -113,14 +133,16 @@ Repair plan_repair(char *const environment[]) noexcept {
       ++added;
     }
   }
-  if (!needed) return {};
   std::size_t count = 0;
-  while (environment != nullptr && environment[count] != nullptr) ++count;
+  for (; environment != nullptr && environment[count] != nullptr; ++count) {
+    needed = needed || is_message(environment[count]);
+  }
+  if (!needed) return {};
   plan.entries = count + added + 1;
   return plan;
 }
 
-void repair(char *const environment[], char **entries, char *text) noexcept {
+void repair(char *const environment[], const char *message, char **entries, char *text) noexcept {
   const char *present[kKept];
   for (std::size_t i = 0; i < kKept; ++i) {
     present[i] = find(environment, kNames[i], std::strlen(kNames[i]));
@@ -137,7 +159,7 @@ void repair(char *const environment[], char **entries, char *text) noexcept {
       entry = text;
     }
     // An empty one is replaced by the one added below.
-    bool replaced = false;
+    bool replaced = is_message(entry);
     for (std::size_t i = 0; i < kKept; ++i) {
       replaced = replaced || (entry == present[i] && lacks(present[i], g_kept[i]));
     }
@@ -146,6 +168,7 @@ void repair(char *const environment[], char **entries, char *text) noexcept {
   for (std::size_t i = 0; i < kKept; ++i) {
     if (lacks(present[i], g_kept[i])) *entries++ = const_cast<char *>(g_kept[i].text);
   }
+  if (message != nullptr) *entries++ = const_cast<char *>(message);
   *entries = nullptr;
 }
 

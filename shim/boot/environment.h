@@ -29,21 +29,25 @@ Target judge_target_in_path(const char *file) noexcept;
 // Logs a target the preload cannot reach. False: it must not start (INLAY_STRICT=1).
 bool may_start(Target target, const char *path) noexcept;
 
+// INLAY_SNAPSHOT and INLAY_ARENA are messages to one image alone: the program does not see them.
+void hide_messages(char **environment) noexcept;
+
 // --- the repair ---------------------------------------------------------------------------------
 
 struct Repair {
   std::size_t entries = 0;  // room for the pointers, terminating null included
   std::size_t text = 0;     // room for strings made anew
 };
+// `message`: "INLAY_ARENA=..." for the image to be executed, in place of any there; may be null.
 // Entries is 0 when the environment may be used as it is.
-Repair plan_repair(char *const environment[]) noexcept;
-void repair(char *const environment[], char **entries, char *text) noexcept;
+Repair plan_repair(char *const environment[], const char *message) noexcept;
+void repair(char *const environment[], const char *message, char **entries, char *text) noexcept;
 
 // Runs `start(environment)` with the repaired one. Small ones live on the stack.
 template <typename Start>
-int with_repaired(char *const environment[], Start start) {
+int with_repaired(char *const environment[], const char *message, Start start) {
   constexpr std::size_t kOnStack = 8192;  // bytes: thread stacks may be 16 KiB
-  Repair plan = plan_repair(environment);
+  Repair plan = plan_repair(environment, message);
   if (plan.entries == 0) return start(environment);
   std::size_t size = plan.entries * sizeof(char *) + plan.text;
   char *large = size > kOnStack ? static_cast<char *>(allocate(size)) : nullptr;
@@ -53,7 +57,7 @@ int with_repaired(char *const environment[], Start start) {
     room = static_cast<char *>(__builtin_alloca_with_align(size, 64));
   }
   auto **entries = reinterpret_cast<char **>(room);
-  repair(environment, entries, room + plan.entries * sizeof(char *));
+  repair(environment, message, entries, room + plan.entries * sizeof(char *));
   int result = start(entries);
   release(large);
   return result;

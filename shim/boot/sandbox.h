@@ -6,7 +6,7 @@
 
 namespace inlay::shim::boot {
 
-extern std::atomic<bool> g_sandboxed;
+inline constinit std::atomic<bool> g_sandboxed{false};
 
 inline void note_sandbox() noexcept { g_sandboxed.store(true, std::memory_order_relaxed); }
 inline bool sandboxed() noexcept { return g_sandboxed.load(std::memory_order_relaxed); }

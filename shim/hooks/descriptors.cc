@@ -72,7 +72,6 @@ int control_with(Control next_fcntl, int fd, int command, void *argument) {
   return copied(fd, next_fcntl(fd, command, argument), EMFILE);
 }
 
-constexpr int kCloseOnExec = static_cast<int>(CLOSE_RANGE_CLOEXEC);
 constexpr int kUnshare = static_cast<int>(CLOSE_RANGE_UNSHARE);
 
 // Closes [first, last] except inlay's own descriptors.
@@ -124,32 +123,32 @@ int __close_nocancel(int fd) { return close_with(next.__close_nocancel, fd); }
 
 int close_range(unsigned int first, unsigned int last, int flags) noexcept {
   if (bound().close_range == nullptr) return fail(ENOSYS);
-  // CLOSE_RANGE_CLOEXEC closes nothing now, and inlay's own are marked already.
-  if (!boot::active() || first > last || (flags & kCloseOnExec) != 0 || in_foreign_process()) {
+  // CLOSE_RANGE_CLOEXEC closes nothing now, and inlay's own are marked already. An empty range asks
+  // the kernel whether it takes the flags at all.
+  if (!boot::active() || first > last || (flags & ~kUnshare) != 0) {
     return next.close_range(first, last, flags);
   }
-  // An empty range asks the kernel whether it takes the flags at all.
-  if ((flags & ~kUnshare) != 0) return next.close_range(first, last, flags);
-  before_close_range(first, last);
+  // In a vfork child inlay's own stay as well: it may execute something next.
+  bool books = !in_foreign_process();
+  if (books) before_close_range(first, last);
   int result = close_around_own(first, last, [flags](unsigned from, unsigned to) {
     return next.close_range(from, to, flags);
   });
-  after_close_range(first, last);
+  if (books) after_close_range(first, last);
   return result;
 }
 
 void closefrom(int first) noexcept {
   auto from = static_cast<unsigned>(std::max(first, 0));
-  if (!boot::active() || in_foreign_process() || next.close_range == nullptr) {
-    return bound().closefrom(first);
-  }
-  before_close_range(from, ~0u);
+  if (!boot::active() || next.close_range == nullptr) return bound().closefrom(first);
+  bool books = !in_foreign_process();
+  if (books) before_close_range(from, ~0u);
   int saved = errno;
   int result = close_around_own(
       from, ~0u, [](unsigned low, unsigned high) { return next.close_range(low, high, 0); });
   // A kernel without close_range: the C library walks /proc/self/fd, inlay's own included.
   if (result != 0) next.closefrom(first);
-  after_close_range(from, ~0u);
+  if (books) after_close_range(from, ~0u);
   errno = saved;
 }
 

@@ -18,6 +18,7 @@
 #include "shim/boot/sandbox.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/fork.h"
+#include "shim/session/hand_over.h"
 
 using namespace inlay::shim;
 
@@ -28,17 +29,6 @@ void before_exec() {
   if (!boot::active()) return;
   hand_on_standard_streams();
   if (!in_foreign_process()) flush_everything(true);
-}
-
-// posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
-template <typename Spawn>
-int spawn_with(Spawn spawn, pid_t *pid) {
-  pid_t child = 0;
-  int error = spawn(&child);
-  if (error != 0) return error;
-  if (boot::active() && !in_foreign_process()) hand_on_to(child);
-  if (pid != nullptr) *pid = child;
-  return 0;
 }
 
 // An exec that fails for want of the file leaves the sessions as they are: programs try one folder
@@ -53,12 +43,21 @@ void before_exit() {
   boot::end_log();
 }
 
+// What an exec does before the system call: `may_happen` tells that it looks as if it would succeed.
+// Only an image that loads inlay gets what belongs to sessions.
+void depart(HandOver &hand_over, boot::Target target, bool may_happen) {
+  if (!may_happen) return;
+  before_exec();
+  if (boot::active() && target == boot::Target::reachable) hand_over.for_exec();
+}
+
 int execute(const char *path, char *const arguments[], char *const environment[]) {
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    if (may_succeed(path)) before_exec();
+  HandOver hand_over;
+  depart(hand_over, target, may_succeed(path));
+  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
     return next.execve(path, arguments, repaired);
   });
 }
@@ -67,10 +66,29 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    if (std::strchr(file, '/') == nullptr || may_succeed(file)) before_exec();
+  HandOver hand_over;
+  depart(hand_over, target, std::strchr(file, '/') == nullptr || may_succeed(file));
+  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
     return next.execvpe(file, arguments, repaired);
   });
+}
+
+// `spawn` with the environment it is to use; its result is an errno.
+template <typename Spawn>
+int spawn_with(Spawn spawn, boot::Target target, pid_t *pid,
+               const posix_spawn_file_actions_t *actions, char *const environment[]) {
+  HandOver hand_over;
+  if (boot::active() && target == boot::Target::reachable) hand_over.for_spawn(actions);
+  pid_t child = 0;
+  int result = boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+    return spawn(&child, repaired);
+  });
+  if (result != 0) return result;
+  hand_over.spawned(child);
+  // posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
+  if (boot::active() && !in_foreign_process()) hand_on_to(child);
+  if (pid != nullptr) *pid = child;
+  return 0;
 }
 
 // The argument list of the execl family on the stack: exec may be called where malloc may not.
@@ -158,8 +176,9 @@ int execveat(int directory, const char *path, char *const arguments[], char *con
   if (bound().execveat == nullptr) return fail(ENOSYS);
   boot::Target target = boot::judge_target_at(directory, path, flags);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    before_exec();
+  HandOver hand_over;
+  depart(hand_over, target, true);
+  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
     return next.execveat(directory, path, arguments, repaired, flags);
   });
 }
@@ -168,8 +187,9 @@ int fexecve(int fd, char *const arguments[], char *const environment[]) noexcept
   bound();
   boot::Target target = boot::judge_target_at(fd, "", AT_EMPTY_PATH);
   if (!boot::may_start(target, "")) return fail(EACCES);
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    before_exec();
+  HandOver hand_over;
+  depart(hand_over, target, true);
+  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
     return next.fexecve(fd, arguments, repaired);
   });
 }
@@ -180,13 +200,10 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return EACCES;
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    return spawn_with(
-        [&](pid_t *child) {
-          return next.posix_spawn(child, path, actions, attributes, arguments, repaired);
-        },
-        pid);
-  });
+  auto spawn = [&](pid_t *child, char *const repaired[]) {
+    return next.posix_spawn(child, path, actions, attributes, arguments, repaired);
+  };
+  return spawn_with(spawn, target, pid, actions, environment);
 }
 
 int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
@@ -195,13 +212,10 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return EACCES;
-  return boot::with_repaired(environment, [&](char *const repaired[]) {
-    return spawn_with(
-        [&](pid_t *child) {
-          return next.posix_spawnp(child, file, actions, attributes, arguments, repaired);
-        },
-        pid);
-  });
+  auto spawn = [&](pid_t *child, char *const repaired[]) {
+    return next.posix_spawnp(child, file, actions, attributes, arguments, repaired);
+  };
+  return spawn_with(spawn, target, pid, actions, environment);
 }
 
 int prctl(int option, ...) noexcept {

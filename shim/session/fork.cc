@@ -32,6 +32,7 @@ void session_after_fork_child() noexcept {
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
     if (word == kOwn) {
+      if (is_arena_descriptor(fd)) continue;  // the child may execute something as well
       close_own(fd);  // the parent's: its helper's, or of a connection it still finishes
     } else if ((word & kManagedBit) != 0) {
       join_as_child(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);

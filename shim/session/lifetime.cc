@@ -21,6 +21,7 @@
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
 #include "shim/session/helper.h"
+#include "shim/session/holders.h"
 #include "shim/session/internal.h"
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
@@ -48,79 +49,6 @@ std::uint64_t closing_word() noexcept {
   return managed_word(&closing_session());
 }
 
-// A dead process holds nothing; a zombie is dead too.
-bool holds(std::uint32_t pid) noexcept {
-  if (kernel::call(SYS_kill, static_cast<long>(pid), 0) == -ESRCH) return false;
-  char path[32];
-  char *end = path + sizeof(path) - 1;
-  *end = 0;
-  constexpr char kSuffix[] = "/stat";
-  end -= sizeof(kSuffix) - 1;
-  std::memcpy(end, kSuffix, sizeof(kSuffix) - 1);
-  for (std::uint32_t rest = pid; rest != 0; rest /= 10) *--end = static_cast<char>('0' + rest % 10);
-  end -= 6;
-  std::memcpy(end, "/proc/", 6);
-  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(end), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
-  char stat[512];
-  long got = kernel::call(SYS_read, fd, kernel::word(stat), sizeof(stat) - 1);
-  kernel::close(static_cast<int>(fd));
-  if (got <= 0) return true;
-  // "pid (name) S ...": the name may hold anything, the state follows the last parenthesis.
-  for (long i = got - 3; i > 0; --i) {
-    if (stat[i] == ')') return stat[i + 2] != 'Z' && stat[i + 2] != 'X';
-  }
-  return true;
-}
-
-Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept {
-  for (Holder &holder : slot.holders) {
-    if (holder.pid.load(std::memory_order_acquire) == pid) return &holder;
-  }
-  return nullptr;
-}
-
-// Counts one more descriptor of this process. Without a free place the connection simply never has
-// a last holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
-void add_descriptor(Slot &slot) noexcept {
-  std::uint32_t me = process_id();
-  if (Holder *holder = find_holder(slot, me)) {
-    holder->descriptors.fetch_add(1, std::memory_order_acq_rel);
-    return;
-  }
-  for (Holder &holder : slot.holders) {
-    std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
-    if (pid != 0 && holds(pid)) continue;
-    if (holder.pid.compare_exchange_strong(pid, me, std::memory_order_acq_rel)) {
-      holder.descriptors.store(1, std::memory_order_release);
-      return;
-    }
-  }
-}
-
-// How long a fork may take to show itself.
-constexpr std::int64_t kUnbornNs = 60'000'000'000;
-
-}  // namespace
-
-bool held_elsewhere(Slot &slot) noexcept {
-  if (slot.unborn.load(std::memory_order_acquire) > 0 &&
-      monotonic_ns() - slot.unborn_since_ns.load(std::memory_order_relaxed) < kUnbornNs) {
-    return true;
-  }
-  std::uint32_t me = process_id();
-  for (Holder &holder : slot.holders) {
-    std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
-    if (pid != 0 && pid != me && holder.descriptors.load(std::memory_order_acquire) > 0 &&
-        holds(pid)) {
-      return true;
-    }
-  }
-  return false;
-}
-
-namespace {
-
 // Another number of this process that names the session.
 int other_descriptor(Slot &slot, int not_this) noexcept {
   std::uint64_t word = managed_word(&slot);
@@ -128,13 +56,6 @@ int other_descriptor(Slot &slot, int not_this) noexcept {
     if (fd != not_this && descriptor_word(fd) == word) return fd;
   }
   return -1;
-}
-
-void release_holder(Slot &slot) noexcept {
-  if (Holder *holder = find_holder(slot, process_id())) {
-    holder->descriptors.store(0, std::memory_order_release);
-    holder->pid.store(0, std::memory_order_release);
-  }
 }
 
 bool resets_on_close(int fd) noexcept {
@@ -224,7 +145,7 @@ End end_descriptor(Slot &slot, int fd) noexcept {
     return End::lingers;
   }
   log_end(slot, fd);
-  release_holder(slot);
+  release_holder(slot, process_id());
   mine.descriptor = 0;
   if (last) {
     // In-flight calls of other threads see the new state, then the new generation.
@@ -255,7 +176,7 @@ void finish_linger(Slot &slot) noexcept {
   mine.hidden = false;
   log_end(slot, own);
   bool last = !held_elsewhere(slot);
-  release_holder(slot);
+  release_holder(slot, process_id());
   if (last) swallow_control_records(slot, own);
   close_own(own);
   if (last) {
@@ -271,7 +192,7 @@ void finish_linger(Slot &slot) noexcept {
 
 void join_session(Slot &slot, int fd) noexcept {
   Locked life(slot.life_lock);
-  add_descriptor(slot);
+  add_descriptor(slot, process_id());
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_descriptor_word(fd, managed_word(&slot));
@@ -315,7 +236,7 @@ void drop_session(Slot &slot) noexcept {
   {
     Locked life(slot.life_lock);
     local(slot).descriptor = 0;
-    release_holder(slot);
+    release_holder(slot, process_id());
     set_state(slot, State::failed);
     if (held_elsewhere(slot)) return;
   }

@@ -16,8 +16,6 @@ void join_as_child(Slot &slot, int fd) noexcept;
 void forget_session(Slot &slot, int fd) noexcept;
 // As forget_session without a descriptor of this process.
 void drop_session(Slot &slot) noexcept;
-// Another process has descriptors of it, or a child that was just forked will.
-bool held_elsewhere(Slot &slot) noexcept;
 // Stands for what has no session of its own and must fail: every call on it does.
 Slot &closing_session() noexcept;
 // The program closed fd while inlay keeps the connection: takes it out of every epoll set that may

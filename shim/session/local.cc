@@ -20,6 +20,8 @@ void Local::reset() noexcept {
   acceptor = 0;
   accepted_cpu_ns = 0;
   hidden = false;
+  inherited = false;
+  descriptors_before = 0;
   // The inbox's link stays: a slot may be in the inbox when it is freed and used again, and linked a
   // second time it would make a ring of the list. To be looked at once too often is harmless.
   expects_wait.store(false, std::memory_order_relaxed);

@@ -33,6 +33,8 @@ struct Local {
   std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
   std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then
   bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
+  bool inherited = false;               // over exec: the names it was reached by are not known here
+  std::int32_t descriptors_before = 0;  // while taking over: as the image before counted them
 
   // Epoll sets it may be registered in, as watches.cc keeps them; no lock.
   std::atomic<std::uint32_t> watches[kWatches] = {};

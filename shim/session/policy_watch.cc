@@ -62,6 +62,7 @@ void judge_again(Slot &slot, const Policy &policy) {
   } else {
     // Who called connect() is not known any more: such rules judge new connections only.
     if (policy.needs_module() || policy.needs_frames()) return;
+    if (mine.inherited && policy.needs_names()) return;  // nor by which name
     decision = decide_outbound(policy, slot.remote, nullptr);
   }
   Reason verdict = judge(slot, policy, decision);

@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "identity/file_source.h"
+#include "shim/arena/arena.h"
 #include "shim/boot/log.h"
 #include "shim/boot/state.h"
 #include "shim/session/helper.h"
@@ -55,6 +56,7 @@ void refresh(Identity &identity) {
   identity.credentials = std::move(*made);
   identity.material = std::move(material);
   boot::log_own_id(identity.material->svid.id.uri());
+  note_own_id(identity.material->svid.id.uri());
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/handshake_task.h"
+#include "shim/session/holders.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/local.h"

@@ -10,6 +10,7 @@ constexpr int kRecord = 200;
 constexpr int kOther = 201;
 
 Scenario *g_first = nullptr;
+Continuation *g_first_continuation = nullptr;
 thread_local const char *t_name = "";
 
 [[noreturn]] void give_up(const char *what) {
@@ -43,6 +44,23 @@ void move_descriptor(const char *variable, int to) {
 Scenario::Scenario(const char *called, void (*server_end)(int), void (*client_end)(std::uint16_t))
     : name(called), server(server_end), client(client_end), next(g_first) {
   g_first = this;
+}
+
+Continuation::Continuation(const char *called, void (*go_on)(int fd))
+    : name(called), run(go_on), next(g_first_continuation) {
+  g_first_continuation = this;
+}
+
+Then::Then(const char *name, int fd) {
+  static char program[] = "behaviour", option[] = "--then";
+  std::snprintf(number_, sizeof number_, "%d", fd);
+  arguments_[0] = program;
+  arguments_[1] = option;
+  arguments_[2] = const_cast<char *>(name);
+  arguments_[3] = number_;
+  arguments_[4] = nullptr;
+  fcntl(kRecord, F_SETFD, 0);
+  fcntl(kOther, F_SETFD, 0);
 }
 
 void note(std::string_view what, long value) {
@@ -182,6 +200,14 @@ int main(int argc, char **argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--list") {
     for (Scenario *one = g_first; one != nullptr; one = one->next) std::puts(one->name);
     return 0;
+  }
+  if (argc == 4 && std::string_view(argv[1]) == "--then") {
+    for (Continuation *one = g_first_continuation; one != nullptr; one = one->next) {
+      if (std::string_view(one->name) != argv[2]) continue;
+      one->run(atoi(argv[3]));
+      return 0;
+    }
+    return 2;
   }
   if (argc != 3) {
     std::fputs("usage: behaviour --list | behaviour SCENARIO server|client\n", stderr);

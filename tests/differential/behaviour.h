@@ -42,6 +42,26 @@ struct Scenario {
   Scenario(const char *called, void (*server_end)(int), void (*client_end)(std::uint16_t));
 };
 
+// What a process goes on with in an image of this program that it executes: `run` gets the number of
+// a descriptor.
+struct Continuation {
+  const char *name;
+  void (*run)(int fd);
+  Continuation *next;
+  Continuation(const char *called, void (*go_on)(int fd));
+};
+// Path and arguments for it. The record and meet() stay with the next image.
+class Then {
+ public:
+  Then(const char *name, int fd);
+  const char *path() const { return "/proc/self/exe"; }
+  char *const *arguments() { return arguments_; }
+
+ private:
+  char number_[12];
+  char *arguments_[5];
+};
+
 // --- the record ---------------------------------------------------------------------------------
 
 // "what = value", or the name of errno after -1. Preserves errno.

@@ -221,12 +221,4 @@ Scenario others{"more/other-sockets", nullptr, [](std::uint16_t) {
                   note("read", read(pair[1], buffer, 20));
                 }};
 
-// A session that outlives the program that made it: exec with the descriptor open.
-Scenario survives{"processes/exec-with-the-descriptor", hear_all, [](std::uint16_t port) {
-                    int fd = dial(port);
-                    send_all(fd, "before ");
-                    dup2(fd, 1);
-                    execl("/bin/echo", "echo", "after", nullptr);
-                  }};
-
 }  // namespace

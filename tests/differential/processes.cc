@@ -62,6 +62,24 @@ Scenario forking_server{"processes/forking-server",
                           for (int i = 0; i < 5; ++i) ask_and_listen(port);
                         }};
 
+// Each fork is the end of an arena: a server that forks for each connection does not run out of them.
+Scenario many_forks{"processes/more-forks-than-arenas",
+                    [](int listener) {
+                      for (int i = 0; i < 80; ++i) {
+                        int fd = take(listener);
+                        pid_t child = fork();
+                        if (child == 0) {
+                          send_all(fd, receive_exactly(fd, 8));
+                          _exit(0);
+                        }
+                        close(fd);
+                        note_status(child);
+                      }
+                    },
+                    [](std::uint16_t port) {
+                      for (int i = 0; i < 80; ++i) ask_and_listen(port);
+                    }};
+
 // The parent closes in its own time, after the child has long ended.
 Scenario late_parent{"processes/parent-closes-last",
                      [](int listener) {

@@ -3,5 +3,7 @@
 set -e
 exec 3<>"/dev/tcp/127.0.0.1/$1"
 head -c "$3" <&3 &
-cat "$2" >&3
-wait $!
+sent=0
+cat "$2" >&3 || sent=$?
+wait $! # even when nothing could be sent: the reader must not outlive this
+exit "$sent"

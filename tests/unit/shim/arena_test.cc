@@ -1,7 +1,10 @@
 #include "shim/arena/arena.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -167,5 +170,71 @@ TEST_CASE("an arena's pool used up gives no chunk, keeps what was written, and c
   CHECK(std::all_of(front.begin(), front.end(), [](std::uint8_t byte) { return byte == 0; }));
   for (std::uint32_t chunk : taken) return_chunk(*slot, chunk);
   free_slot(*other);
+  free_slot(*slot);
+}
+
+// --- fork and exec --------------------------------------------------------------------------------
+
+TEST_CASE("a process that closes its arenas again and again does not run out of them") {
+  for (unsigned i = 0; i < 3 * kMaxArenas; ++i) {
+    Slot *slot = fresh();
+    REQUIRE(slot != nullptr);
+    free_slot(*slot);
+    close_arenas();
+  }
+}
+
+TEST_CASE("an arena with a session of this process stays as it is, and with one of others alone is given up") {
+  Slot *kept = fresh();
+  std::uint64_t cookie = kept->cookie;
+  local(*kept).descriptor = 7;
+  close_arenas();
+  for (unsigned i = 0; i < 2 * kMaxArenas; ++i) {
+    Slot *of_a_child = fresh();
+    REQUIRE(of_a_child != nullptr);
+    close_arenas();
+  }
+  CHECK(find_slot(cookie) == kept);
+  CHECK(kept->cookie == cookie);
+  local(*kept).descriptor = 0;
+}
+
+TEST_CASE("an arena is taken over by its descriptor, with what is in it") {
+  close_arenas();
+  Slot *slot = fresh();
+  std::strcpy(slot->peer_id, "spiffe://example.org/peer");
+  ArenaDescriptor own = arena_descriptor(arena_of(*slot));
+  REQUIRE(own.fd >= 0);
+  CHECK(is_arena_descriptor(own.fd));
+  unsigned before = arena_count();
+  REQUIRE(adopt_arena({::dup(own.fd), own.inode}));
+  REQUIRE(arena_count() == before + 1);
+  Slot *same = arena_slot(before, slot->index);
+  CHECK(same != slot);
+  CHECK(std::string(same->peer_id) == "spiffe://example.org/peer");
+  slot->bytes_in.store(77);
+  CHECK(same->bytes_in.load() == 77);
+  free_slot(*slot);
+}
+
+TEST_CASE("an arena of another build or another user is not taken over") {
+  close_arenas();
+  Slot *slot = fresh();
+  ArenaDescriptor own = arena_descriptor(arena_of(*slot));
+  struct stat info {};
+  REQUIRE(::fstat(own.fd, &info) == 0);
+  auto *words = static_cast<std::uint32_t *>(
+      ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, own.fd, 0));
+  REQUIRE(words != MAP_FAILED);
+  for (unsigned word = 0; word < 4; ++word) {  // magic, version, size of a slot, uid
+    CAPTURE(word);
+    int copy = ::dup(own.fd);
+    words[word] += 1;
+    CHECK_FALSE(adopt_arena({copy, own.inode}));
+    words[word] -= 1;
+  }
+  CHECK_FALSE(adopt_arena({own.fd, own.inode + 1}));
+  CHECK(adopt_arena({::dup(own.fd), own.inode}));
+  ::munmap(words, 4096);
   free_slot(*slot);
 }

@@ -1,0 +1,34 @@
+// INLAY_ARENA: how an image that is executed learns of the arenas its descriptors' sessions live
+// in.
+//
+//     FD:INODE[,FD:INODE...];TOKEN
+//
+// TOKEN is what posix_spawn() put among the holders of the sessions in place of a process number it
+// did not know yet; 0 where there is none.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "shim/arena/arena.h"
+
+namespace inlay::shim {
+
+inline constexpr unsigned kMaxInherited = 32;  // sessions of further arenas are refused
+inline constexpr const char kArenaVariable[] = "INLAY_ARENA=";
+
+struct Inheritance {
+  unsigned count = 0;
+  ArenaDescriptor arenas[kMaxInherited] = {};
+  std::uint32_t token = 0;
+};
+
+// Room for the variable at its longest, null included.
+inline constexpr std::size_t kInheritanceSize = sizeof kArenaVariable + kMaxInherited * 33 + 12;
+
+// Writes "INLAY_ARENA=...", null-terminated.
+void format_inheritance(const Inheritance &inheritance, char (&text)[kInheritanceSize]) noexcept;
+// Of the variable's value. Count is 0 when it is not exactly that.
+Inheritance parse_inheritance(const char *value) noexcept;
+
+}  // namespace inlay::shim

@@ -1,0 +1,100 @@
+#include "shim/arena/shared_memory.h"
+
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "shim/arena/kernel.h"
+#include "shim/boot/sandbox.h"
+#include "shim/session/lifetime.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+namespace inlay::shim {
+namespace {
+
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+std::byte *map(int fd, std::size_t size, void *at) noexcept {
+  int flags =
+      MAP_SHARED | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0) | (at != nullptr ? MAP_FIXED : 0);
+  long result = kernel::call(SYS_mmap, kernel::word(at), static_cast<long>(size),
+                             PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (result < 0 && result > -4096) return nullptr;
+  kernel::call(SYS_madvise, result, static_cast<long>(size), MADV_DONTDUMP);
+  return reinterpret_cast<std::byte *>(result);
+}
+
+// Beyond the limit on file sizes ftruncate would not only fail, but raise SIGXFSZ.
+bool may_be_as_large(std::size_t size) noexcept {
+  rlimit limit{};
+  return kernel::call(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, kernel::word(&limit)) == 0 &&
+         limit.rlim_cur >= size;
+}
+
+bool inode_of(int fd, std::uint64_t *inode) noexcept {
+  struct stat info {};
+  if (kernel::call(SYS_fstat, fd, kernel::word(&info)) != 0) return false;
+  *inode = info.st_ino;
+  return true;
+}
+
+int make_memfd(std::size_t size) noexcept {
+  if (boot::sandboxed() || !may_be_as_large(size)) return -1;
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const char *name = "inlay-arena";
+  // Where vm.memfd_noexec is 2 there is no memfd without MFD_NOEXEC_SEAL; old kernels do not know
+  // it.
+  long fd = kernel::call(SYS_memfd_create, kernel::word(name), kFlags | MFD_NOEXEC_SEAL);
+  if (fd == -EINVAL) fd = kernel::call(SYS_memfd_create, kernel::word(name), kFlags);
+  if (fd < 0) return -1;
+  if (kernel::call(SYS_ftruncate, fd, static_cast<long>(size)) == 0 &&
+      kernel::call(SYS_fcntl, fd, F_ADD_SEALS, kSeals) == 0) {
+    int own = make_own(static_cast<int>(fd));
+    if (own >= 0) return own;
+  }
+  kernel::close(static_cast<int>(fd));
+  return -1;
+}
+
+}  // namespace
+
+SharedMemory make_shared_memory(std::size_t size, void *at) noexcept {
+  SharedMemory memory;
+  memory.fd = make_memfd(size);
+  if (memory.fd >= 0 && inode_of(memory.fd, &memory.inode)) {
+    memory.base = map(memory.fd, size, at);
+    if (memory.base != nullptr) return memory;
+  }
+  close_own(memory.fd);
+  return {.base = map(-1, size, at)};
+}
+
+bool is_shared_memory(int fd, std::uint64_t inode, std::size_t size) noexcept {
+  struct stat info {};
+  if (fd < 0 || kernel::call(SYS_fstat, fd, kernel::word(&info)) != 0) return false;
+  if (!S_ISREG(info.st_mode) || info.st_ino != inode || info.st_size != static_cast<off_t>(size) ||
+      static_cast<long>(info.st_uid) != kernel::call(SYS_geteuid)) {
+    return false;
+  }
+  long seals = kernel::call(SYS_fcntl, fd, F_GET_SEALS);
+  return seals >= 0 && (seals & kSeals) == kSeals;
+}
+
+SharedMemory map_inherited(int fd, std::uint64_t inode, std::size_t size) noexcept {
+  SharedMemory memory;
+  if (!is_shared_memory(fd, inode, size)) return memory;
+  memory.base = map(fd, size, nullptr);
+  if (memory.base == nullptr) return memory;
+  memory.fd = make_own(fd);
+  memory.inode = inode;
+  if (memory.fd >= 0) return memory;
+  kernel::call(SYS_munmap, kernel::word(memory.base), static_cast<long>(size));
+  return {};
+}
+
+}  // namespace inlay::shim

@@ -1,0 +1,145 @@
+#include "shim/session/hand_over.h"
+
+#include <fcntl.h>
+
+#include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/boot/sandbox.h"
+#include "shim/session/holders.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/open_descriptors.h"
+
+namespace inlay::shim {
+namespace {
+
+// glibc's posix_spawn_file_actions_t keeps these (posix/spawn_int.h), the same since 2.1 but for
+// kinds added at the end. Only read, to see what dup2 does with close-on-exec sockets.
+struct SpawnAction {
+  enum Kind : int { close, dup2, open } kind;
+  union {
+    struct {
+      int fd;
+      int to;
+    } dup2_action;
+    struct {
+      int fd;
+      char *path;
+      int flags;
+      mode_t mode;
+    } open_action;
+  };
+};
+
+template <typename F>
+void for_each_dup2(const posix_spawn_file_actions_t *actions, F &&visit) noexcept {
+  if (actions == nullptr) return;
+  const auto *list = reinterpret_cast<const SpawnAction *>(actions->__actions);
+  for (int i = 0; i < actions->__used; ++i) {
+    if (list[i].kind == SpawnAction::dup2) visit(list[i].dup2_action.fd);
+  }
+}
+
+bool survives_exec(int fd) noexcept {
+  long flags = kernel::call(SYS_fcntl, fd, F_GETFD);
+  return flags >= 0 && (flags & FD_CLOEXEC) == 0;
+}
+
+bool impossible() noexcept { return arena_count() == 0 || boot::sandboxed(); }
+
+}  // namespace
+
+Slot *session_of(int fd) noexcept {
+  std::uint64_t cookie = 0;
+  socklen_t length = sizeof(cookie);
+  if (kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0 || cookie == 0) {
+    return nullptr;
+  }
+  return find_slot(cookie);
+}
+
+void HandOver::for_exec() noexcept {
+  if (impossible()) return;
+  borrowed_ = in_foreign_process();
+  bool wanted[kMaxArenas] = {};
+  for_each_open_descriptor([&](int fd) {
+    if (!borrowed_ && (descriptor_word(fd) == kUnmanaged || descriptor_word(fd) == kOwn)) return;
+    if (!survives_exec(fd)) return;
+    Slot *slot = session_of(fd);
+    if (slot == nullptr) return;
+    wanted[arena_of(*slot)] = true;
+    if (borrowed_) mark(*slot, static_cast<std::uint32_t>(kernel::process_id()));
+  });
+  give(wanted, borrowed_);
+}
+
+void HandOver::for_spawn(const posix_spawn_file_actions_t *actions) noexcept {
+  if (impossible() || in_foreign_process()) return;
+  bool wanted[kMaxArenas] = {};
+  auto keep = [&](int fd) {
+    Slot *slot = session_of(fd);
+    if (slot == nullptr) return;
+    wanted[arena_of(*slot)] = true;
+    mark(*slot, kSpawning | current_thread_id());
+  };
+  for_each_open_descriptor([&](int fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if (word != kUnmanaged && word != kOwn && survives_exec(fd)) keep(fd);
+  });
+  for_each_dup2(actions, keep);
+  give(wanted, true);
+}
+
+void HandOver::spawned(pid_t child) noexcept { replace_marks(static_cast<std::uint32_t>(child)); }
+
+HandOver::~HandOver() {
+  for (unsigned i = 0; i < given_.count; ++i) {
+    if (borrowed_) {
+      kernel::close(given_.arenas[i].fd);
+    } else {
+      close_own(given_.arenas[i].fd);
+    }
+  }
+  replace_marks(0);
+}
+
+// `shared`: this process, or the parent of this vfork child, goes on with the arenas: what it makes
+// from now on is its own.
+void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
+  for (unsigned arena = 0; arena < arena_count() && given_.count < kMaxInherited; ++arena) {
+    if (!wanted[arena]) continue;
+    ArenaDescriptor from = arena_descriptor(arena);
+    if (from.fd < 0) continue;
+    long copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
+    if (copy < 0) copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, 3);
+    if (copy < 0) continue;
+    // So that a child another thread forks just now does not keep it.
+    if (!borrowed_) set_descriptor_word(static_cast<int>(copy), kOwn);
+    if (shared) close_arena(arena);
+    given_.arenas[given_.count++] = {static_cast<int>(copy), from.inode};
+  }
+  if (given_.count == 0) return replace_marks(0);
+  given_.token = shared && !borrowed_ ? marked_ : 0;
+  format_inheritance(given_, text_);
+}
+
+void HandOver::mark(Slot &slot, std::uint32_t holder) noexcept {
+  marked_ = holder;
+  Locked life(slot.life_lock);
+  if (find_holder(slot, holder) == nullptr) add_descriptor(slot, holder);
+}
+
+void HandOver::replace_marks(std::uint32_t to) noexcept {
+  if (marked_ == 0) return;
+  for_each_slot([&](Slot &slot) {
+    Holder *holder = find_holder(slot, marked_);
+    if (holder == nullptr) return;
+    std::uint32_t mark = marked_;
+    if (to == 0) holder->descriptors.store(0, std::memory_order_release);
+    holder->pid.compare_exchange_strong(mark, to, std::memory_order_acq_rel);
+  });
+  marked_ = 0;
+}
+
+}  // namespace inlay::shim

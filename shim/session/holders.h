@@ -1,0 +1,21 @@
+// Which processes hold a connection: the last one to let go says goodbye to the peer. The entries
+// are in the slot, shared by all of them; whoever changes them holds the slot's life_lock.
+#pragma once
+
+#include "shim/arena/slot.h"
+
+namespace inlay::shim {
+
+// In place of a process number: the thread with the number below it is inside posix_spawn(), and
+// does not know its child's number yet.
+inline constexpr std::uint32_t kSpawning = 0x80000000u;
+
+Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept;
+// Counts one more descriptor of `pid`. Without a free place the connection simply never has a last
+// holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
+void add_descriptor(Slot &slot, std::uint32_t pid) noexcept;
+// Some process other than this one holds the connection, or a child of a fork is about to.
+bool held_elsewhere(Slot &slot) noexcept;
+void release_holder(Slot &slot, std::uint32_t pid) noexcept;
+
+}  // namespace inlay::shim

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Programs that are executed with a connection open, and what they are told about it (architecture I1, I7)."""
+
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from support import FOLDER, INLAY, PATIENCE, PYTHON, ServerVictim, Victim, config_text, issue
+
+
+def setUpModule():
+    global SERVER_ID, CLIENT_ID
+    SERVER_ID, CLIENT_ID = issue("server"), issue("client")
+
+
+class ForgedVariable(unittest.TestCase):
+    # What became of the variable and of the descriptor it names, and whether a connection works.
+    PROGRAM = """
+import json, os, socket, subprocess, sys
+fd, port = int(sys.argv[1]), int(sys.argv[2])
+def size():
+    try: return os.fstat(fd).st_size
+    except OSError: return None
+conn = socket.create_connection(("127.0.0.1", port))
+conn.sendall(b"ping")
+got = b""
+while not got.endswith(b"ping"): got += conn.recv(100)
+facts = {"size": size(), "seen": "INLAY_ARENA" in os.environ, "got": got[-4:].decode()}
+child = subprocess.run(["env"], stdout=subprocess.PIPE, env={"INLAY_ARENA": "3:4;0", "INLAY_SNAPSHOT": "3:4"})
+facts["passed on"] = [line for line in child.stdout.decode().split()
+                      if line.startswith(("INLAY_ARENA", "INLAY_SNAPSHOT"))]
+print(json.dumps(facts))
+"""
+
+    def facts(self, fd, value):
+        server = ServerVictim(SERVER_ID)
+        config = FOLDER / "forged.toml"
+        config.write_text(config_text(CLIENT_ID))
+        done = subprocess.run([INLAY, "run", "--config", config, "--", PYTHON, "-c", self.PROGRAM, str(fd),
+                               str(server.port)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
+                              timeout=PATIENCE, pass_fds=(fd,), env={**os.environ, "INLAY_ARENA": value})
+        server.child.kill()
+        return json.loads(done.stdout)
+
+    def test_a_forged_arena_is_ignored_and_its_descriptor_left_alone(self):
+        sealed = os.memfd_create("forged", os.MFD_ALLOW_SEALING)
+        os.truncate(sealed, 1 << 20)
+        fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        plain = os.open(FOLDER / "forged", os.O_RDWR | os.O_CREAT, 0o600)
+        os.truncate(plain, 1 << 30)  # sparse
+        for fd, value in ((sealed, "{fd}:{inode};0"), (sealed, "{fd}:1;0"), (sealed, "{fd}:{inode},{fd}:{inode};7"),
+                          (plain, "{fd}:{inode};0"), (plain, "nonsense"), (plain, "0:0;0"),
+                          (plain, "{fd}:{inode};0" + "9" * 5000)):
+            state = os.fstat(fd)
+            with self.subTest(value):
+                self.assertEqual(self.facts(fd, value.format(fd=fd, inode=state.st_ino)),
+                                 {"size": state.st_size, "seen": False, "got": "ping", "passed on": []})
+
+    def test_the_program_does_not_see_what_was_handed_over(self):
+        program = """
+import os, socket, sys
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+conn.recv(1)
+os.set_inheritable(conn.fileno(), True)
+before = [name for name in os.environ if name.startswith("INLAY_")]
+os.execv(sys.executable, [sys.executable, "-c", '''
+import json, os, sys
+from os import environ, readlink, listdir
+arenas = [fd for fd in listdir("/proc/self/fd") if "inlay-arena" in (os.path.islink("/proc/self/fd/" + fd)
+          and readlink("/proc/self/fd/" + fd) or "")]
+print(json.dumps([sorted(name for name in environ if name.startswith("INLAY_")) == sorted(sys.argv[1:]),
+                  len(arenas), [os.get_inheritable(int(fd)) for fd in arenas]]))
+''', *before])
+"""
+        server = ServerVictim(SERVER_ID)
+        victim = Victim(program, CLIENT_ID, server.port)
+        self.assertEqual(victim.line(), [True, 1, [False]])
+        server.child.kill()
+
+
+if __name__ == "__main__":
+    unittest.main()
