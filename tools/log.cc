@@ -1,5 +1,4 @@
 // inlay log: what the processes under inlay noted down, oldest first.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
