@@ -1,10 +1,10 @@
 // inlay agent: a separate executable, found beside this one or in PATH.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tools/commands.h"
@@ -25,14 +25,13 @@ void become_companion(const std::string &name, std::vector<std::string> words) {
   ::execv(beside.c_str(), arguments.data());
   ::execvp(name.c_str(), arguments.data());
   complain(name + " is not installed beside inlay or in PATH; install it and try again");
-  throw CLI::RuntimeError(kExitNotFound);
+  throw Exit{kExitNotFound};
 }
 
-void add_agent_command(CLI::App &app) {
-  auto *command = app.add_subcommand("agent", "Run the node agent (inlay-agent)");
-  command->prefix_command();
-  command->set_help_flag();
-  command->callback([command] { become_companion("inlay-agent", command->remaining()); });
+void add_agent_command(const Command &root) {
+  root.pass_on("agent", [](std::vector<std::string> words) {
+    become_companion("inlay-agent", std::move(words));
+  });
 }
 
 }  // namespace inlay::tools

@@ -3,7 +3,6 @@
 
 #include <openssl/crypto.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -102,7 +101,7 @@ tl::expected<std::string, std::string> load_bundle(const std::string &folder) {
 void conclude(const tl::expected<std::string, std::string> &outcome) {
   if (!outcome) {
     complain(outcome.error());
-    throw CLI::RuntimeError(kExitFailed);
+    throw Exit{kExitFailed};
   }
   std::printf("%s\n", printable(*outcome).c_str());
 }
@@ -189,47 +188,40 @@ tl::expected<std::string, std::string> issue_svid(const std::string &folder, con
   return spiffe_id->uri() + " in " + out + ", good until " + identity::time_text(issued->not_after);
 }
 
-void add_ca_command(CLI::App &app) {
+void add_ca_command(const Command &root) {
   struct Options {
     std::string folder, trust_domain, id, out;
     std::string lifetime = "1h";
   };
   auto options = std::make_shared<Options>();
-  auto *command = app.add_subcommand("ca", "A development authority in files");
-  const auto with_help = [](CLI::App *of) {
-    of->formatter_fn([](auto...) { return std::string(kHelp); });
-  };
-  with_help(command);
-  command->require_subcommand(1);
+  const Command command = root.subcommand("ca", kHelp);
+  command.require_subcommand();
 
-  auto *init = command->add_subcommand("init", "Make a development authority");
-  with_help(init);
-  init->add_option("--dir", options->folder)->required();
-  init->add_option("--trust-domain", options->trust_domain)->required();
-  init->callback([options] {
+  const Command init = command.subcommand("init", kHelp);
+  init.required_option("--dir", options->folder);
+  init.required_option("--trust-domain", options->trust_domain);
+  init.callback([options] {
     conclude(init_authority(options->folder, options->trust_domain, std::time(nullptr)));
   });
 
-  auto *issue = command->add_subcommand("issue", "Make an identity");
-  with_help(issue);
-  issue->add_option("--dir", options->folder)->required();
-  issue->add_option("--id", options->id)->required();
-  issue->add_option("--out", options->out)->required();
-  issue->add_option("--ttl", options->lifetime);
-  issue->callback([options] {
+  const Command issue = command.subcommand("issue", kHelp);
+  issue.required_option("--dir", options->folder);
+  issue.required_option("--id", options->id);
+  issue.required_option("--out", options->out);
+  issue.option("--ttl", options->lifetime);
+  issue.callback([options] {
     const auto lifetime = parse_duration(options->lifetime);
     if (!lifetime) {
       complain("ca issue: --ttl " + options->lifetime +
                " is no time; write a number and s, m, h or d, as 30s or 24h");
-      throw CLI::RuntimeError(kExitFailed);
+      throw Exit{kExitFailed};
     }
     conclude(issue_svid(options->folder, options->id, options->out, *lifetime, std::time(nullptr)));
   });
 
-  auto *serve = command->add_subcommand("serve", "Run the issuing authority (inlay-ca)");
-  serve->prefix_command();
-  serve->set_help_flag();
-  serve->callback([serve] { become_companion("inlay-ca", serve->remaining()); });
+  command.pass_on("serve", [](std::vector<std::string> words) {
+    become_companion("inlay-ca", std::move(words));
+  });
 }
 
 }  // namespace inlay::tools

@@ -1,19 +1,17 @@
-// The subcommands of `inlay`, one file each. A command adds itself to the app; its callback does
-// the work and ends with `throw CLI::RuntimeError(code)` for an exit code other than 0, after
-// saying why with complain().
+// The subcommands of `inlay`, one file each. A command adds itself to the root; its callback does
+// the work and ends with `throw Exit{code}` for an exit code other than 0, after saying why with
+// complain().
 #pragma once
 
-namespace CLI {
-class App;
-}
+#include "tools/command_line.h"
 
 namespace inlay::tools {
 
-void add_run_command(CLI::App &app);
-void add_doctor_command(CLI::App &app);
-void add_log_command(CLI::App &app);
-void add_policy_command(CLI::App &app);
-void add_ca_command(CLI::App &app);
-void add_agent_command(CLI::App &app);
+void add_run_command(const Command &root);
+void add_doctor_command(const Command &root);
+void add_log_command(const Command &root);
+void add_policy_command(const Command &root);
+void add_ca_command(const Command &root);
+void add_agent_command(const Command &root);
 
 }  // namespace inlay::tools

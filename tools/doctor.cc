@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
@@ -262,7 +261,7 @@ void print_json(const Report &report) {
 void doctor(const Options &options, const std::vector<std::string> &command) {
   if (command.empty()) {
     complain("doctor: no command given; inlay doctor [OPTIONS] -- COMMAND [ARG…]");
-    throw CLI::RuntimeError(kExitUsage);
+    throw Exit{kExitUsage};
   }
   Report report = make_report(options, command);
   if (options.json) {
@@ -270,19 +269,18 @@ void doctor(const Options &options, const std::vector<std::string> &command) {
   } else {
     print_human(report);
   }
-  if (!report.hindrance().empty()) throw CLI::RuntimeError(kExitFailed);
+  if (!report.hindrance().empty()) throw Exit{kExitFailed};
 }
 
 }  // namespace
 
-void add_doctor_command(CLI::App &app) {
-  auto *command = app.add_subcommand("doctor");
+void add_doctor_command(const Command &root) {
+  const Command command = root.subcommand("doctor", kHelp);
   auto options = std::make_shared<Options>();
-  command->formatter_fn([](auto...) { return std::string(kHelp); });
-  command->add_option("--config", options->config);
-  command->add_option("--config-owner", options->owners)->allow_extra_args(false);
-  command->add_flag("--json", options->json);
-  command->callback([options] { doctor(*options, command_words()); });
+  command.option("--config", options->config);
+  command.option("--config-owner", options->owners);
+  command.flag("--json", options->json);
+  command.callback([options] { doctor(*options, command_words()); });
 }
 
 }  // namespace inlay::tools

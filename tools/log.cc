@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -163,7 +162,7 @@ void show_logs(const Options &options) {
   if (options.pid != 0 && logs.processes() == 0 && !options.follow) {
     complain(fmt::format("process {} has no log in {}; was it started by inlay run, by this user?",
                          options.pid, logs.places()));
-    throw CLI::RuntimeError(kExitFailed);
+    throw Exit{kExitFailed};
   }
   if (logs.shown() == 0) {
     complain(
@@ -179,15 +178,14 @@ void show_logs(const Options &options) {
 
 }  // namespace
 
-void add_log_command(CLI::App &app) {
-  auto *command = app.add_subcommand("log");
+void add_log_command(const Command &root) {
+  const Command command = root.subcommand("log", kHelp);
   auto options = std::make_shared<Options>();
-  command->formatter_fn([](auto...) { return std::string(kHelp); });
-  command->add_option("pid", options->pid)->check(CLI::PositiveNumber);
-  command->add_flag("--json", options->json);
-  command->add_flag("--follow", options->follow);
-  command->add_flag("--reasons", options->reasons);
-  command->callback([options] { show_logs(*options); });
+  command.positive_number("pid", options->pid);
+  command.flag("--json", options->json);
+  command.flag("--follow", options->follow);
+  command.flag("--reasons", options->reasons);
+  command.callback([options] { show_logs(*options); });
 }
 
 }  // namespace inlay::tools

@@ -1,8 +1,9 @@
 // The `inlay` command: each subcommand is in the file of its name.
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
+#include <exception>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tools/command_words.h"
@@ -36,14 +37,8 @@ Example: a development authority, an identity, a program that uses it
 Exit codes: 0 good, 1 bad or refused, 2 usage; `inlay run` uses 125 to 127, as its help says.
 )";
 
-bool has_subcommand(CLI::App &app, const std::string &name) {
-  return !app.get_subcommands([&](CLI::App *command) { return command->check_name(name); }).empty();
-}
-
 // A usage error is one line too: what, and where to read more.
-int usage_error(const std::string &command, const CLI::ParseError &error) {
-  std::string message = error.what();
-  std::replace(message.begin(), message.end(), '\n', ' ');
+int usage_error(const std::string &command, const std::string &message) {
   inlay::tools::complain((command.empty() ? "" : command + ": ") + message + "; see inlay " +
                          (command.empty() ? "" : command + " ") + "--help");
   return command == "run" ? inlay::tools::kExitInlayFailed : inlay::tools::kExitUsage;
@@ -61,32 +56,28 @@ int main(int argc, char **argv) {
     words = std::move(split.own);
     words.insert(words.begin(), command);
   }
-  CLI::App app("", "inlay");
-  app.formatter_fn([](auto...) { return std::string(kHelp); });
-  app.set_version_flag("--version", "inlay " INLAY_VERSION);
-  add_run_command(app);
-  add_doctor_command(app);
-  add_log_command(app);
-  add_policy_command(app);
-  add_ca_command(app);
-  add_agent_command(app);
+  CommandLine command_line(kHelp, "inlay " INLAY_VERSION);
+  const Command root = command_line.root();
+  add_run_command(root);
+  add_doctor_command(root);
+  add_log_command(root);
+  add_policy_command(root);
+  add_ca_command(root);
+  add_agent_command(root);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;
   }
-  if (!command.empty() && !has_subcommand(app, command)) {
+  if (!command.empty() && !command_line.has_subcommand(command)) {
     complain("there is no command '" + command + "'; see inlay --help");
     return kExitUsage;
   }
   try {
-    std::reverse(words.begin(), words.end());  // as CLI11 wants them
-    app.parse(std::move(words));
-  } catch (const CLI::Success &help) {
-    return app.exit(help);
-  } catch (const CLI::RuntimeError &error) {
-    return error.get_exit_code();
-  } catch (const CLI::ParseError &error) {
-    return usage_error(command, error);
+    command_line.run(std::move(words));
+  } catch (const Exit &exit) {
+    return exit.code;
+  } catch (const UsageError &error) {
+    return usage_error(command, error.message);
   } catch (const std::exception &error) {
     complain(error.what());
     return command == "run" ? kExitInlayFailed : kExitFailed;

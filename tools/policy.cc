@@ -1,6 +1,5 @@
 // inlay policy: is a configuration good, and what would it do with a connection. Reads and decides
 // with the code libinlay.so uses.
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 #include <memory>
@@ -58,7 +57,7 @@ struct Options {
 
 [[noreturn]] void usage(const std::string &message) {
   complain("policy: " + message + "; see inlay policy --help");
-  throw CLI::RuntimeError(kExitUsage);
+  throw Exit{kExitUsage};
 }
 
 std::uint16_t parse_port(const std::string &option, std::string_view text) {
@@ -135,7 +134,7 @@ void check(const Options &options) {
   }
   if (policy) return;
   if (!options.json) complain(policy.error().text());
-  throw CLI::RuntimeError(kExitFailed);
+  throw Exit{kExitFailed};
 }
 
 policy::Explanation ask(const policy::Policy &policy, const Options &options) {
@@ -204,39 +203,34 @@ void explain_command(const Options &options) {
   } else {
     print_lines(explanation.text());
   }
-  if (!explanation.allowed) throw CLI::RuntimeError(kExitFailed);
+  if (!explanation.allowed) throw Exit{kExitFailed};
 }
 
 }  // namespace
 
-void add_policy_command(CLI::App &app) {
-  auto *command = app.add_subcommand("policy", "Check a configuration, explain its decisions");
+void add_policy_command(const Command &root) {
+  const Command command = root.subcommand("policy", kHelp);
   auto options = std::make_shared<Options>();
-  auto with_help = [](CLI::App *of) {
-    of->formatter_fn([](auto...) { return std::string(kHelp); });
-  };
-  with_help(command);
-  command->require_subcommand(1);
+  command.require_subcommand();
 
-  auto *checks = command->add_subcommand("check", "Say whether a configuration is good");
-  auto *explains = command->add_subcommand("explain", "Say what happens to a connection");
-  for (CLI::App *each : {checks, explains}) {
-    with_help(each);
-    each->add_option("FILE", options->file)->required();
-    each->add_option("--config-owner", options->owners)->allow_extra_args(false);
-    each->add_flag("--json", options->json);
+  const Command checks = command.subcommand("check", kHelp);
+  const Command explains = command.subcommand("explain", kHelp);
+  for (const Command &each : {checks, explains}) {
+    each.required_option("FILE", options->file);
+    each.option("--config-owner", options->owners);
+    each.flag("--json", options->json);
   }
-  explains->add_option("--inbound", options->inbound);
-  explains->add_option("--local", options->local);
-  explains->add_option("--outbound", options->outbound);
-  explains->add_option("--name", options->names)->allow_extra_args(false);
-  explains->add_option("--peer", options->peer);
-  explains->add_option("--module", options->module);
-  explains->add_option("--executable", options->executable);
-  explains->add_option("--frame", options->frames)->allow_extra_args(false);
-  explains->add_flag("--strict", options->strict);
-  checks->callback([options] { check(*options); });
-  explains->callback([options] { explain_command(*options); });
+  explains.option("--inbound", options->inbound);
+  explains.option("--local", options->local);
+  explains.option("--outbound", options->outbound);
+  explains.option("--name", options->names);
+  explains.option("--peer", options->peer);
+  explains.option("--module", options->module);
+  explains.option("--executable", options->executable);
+  explains.option("--frame", options->frames);
+  explains.flag("--strict", options->strict);
+  checks.callback([options] { check(*options); });
+  explains.callback([options] { explain_command(*options); });
 }
 
 }  // namespace inlay::tools

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -62,7 +61,7 @@ struct Options {
 
 [[noreturn]] void fail(int code, const std::string &message) {
   complain(message);
-  throw CLI::RuntimeError(code);
+  throw Exit{code};
 }
 
 // The library reads the configuration itself where it gets no snapshot: in programs that the
@@ -149,15 +148,14 @@ void run(const Options &options, const std::vector<std::string> &command) {
 
 }  // namespace
 
-void add_run_command(CLI::App &app) {
-  auto *command = app.add_subcommand("run", "Start a command with an identity");
+void add_run_command(const Command &root) {
+  const Command command = root.subcommand("run", kHelp);
   auto options = std::make_shared<Options>();
-  command->formatter_fn([](auto...) { return std::string(kHelp); });
-  command->add_option("--config", options->config);
-  command->add_flag("--strict", options->strict);
-  command->add_flag("--allow-unprotected", options->allow_unprotected);
-  command->add_option("--config-owner", options->owners)->allow_extra_args(false);
-  command->callback([options] { run(*options, command_words()); });
+  command.option("--config", options->config);
+  command.flag("--strict", options->strict);
+  command.flag("--allow-unprotected", options->allow_unprotected);
+  command.option("--config-owner", options->owners);
+  command.callback([options] { run(*options, command_words()); });
 }
 
 }  // namespace inlay::tools
