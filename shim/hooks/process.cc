@@ -19,6 +19,7 @@
 #include "shim/hooks/hook.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
+#include "shim/session/withhold.h"
 
 using namespace inlay::shim;
 
@@ -43,21 +44,32 @@ void before_exit() {
   boot::end_log();
 }
 
-// What an exec does before the system call: `may_happen` tells that it looks as if it would succeed.
-// Only an image that loads inlay gets what belongs to sessions.
-void depart(HandOver &hand_over, boot::Target target, bool may_happen) {
-  if (!may_happen) return;
-  before_exec();
-  if (boot::active() && target == boot::Target::reachable) hand_over.for_exec();
-}
+// What an exec does before the system call, and undoes when it fails.
+struct Departure {
+  HandOver hand_over;
+  Withhold withhold;
+
+  // `may_happen`: it looks as if it would succeed. Only an image that loads inlay gets what belongs to
+  // sessions.
+  Departure(boot::Target target, bool may_happen) {
+    if (!may_happen || !boot::active()) return;
+    bool reachable = target == boot::Target::reachable;
+    if (!reachable) withhold.mark();
+    before_exec();
+    if (reachable) {
+      hand_over.for_exec();
+    } else {
+      withhold.cover_standard_streams();
+    }
+  }
+};
 
 int execute(const char *path, char *const arguments[], char *const environment[]) {
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  HandOver hand_over;
-  depart(hand_over, target, may_succeed(path));
-  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+  Departure departure(target, may_succeed(path));
+  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.execve(path, arguments, repaired);
   });
 }
@@ -66,9 +78,8 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
-  HandOver hand_over;
-  depart(hand_over, target, std::strchr(file, '/') == nullptr || may_succeed(file));
-  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+  Departure departure(target, std::strchr(file, '/') == nullptr || may_succeed(file));
+  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.execvpe(file, arguments, repaired);
   });
 }
@@ -78,7 +89,13 @@ template <typename Spawn>
 int spawn_with(Spawn spawn, boot::Target target, pid_t *pid,
                const posix_spawn_file_actions_t *actions, char *const environment[]) {
   HandOver hand_over;
-  if (boot::active() && target == boot::Target::reachable) hand_over.for_spawn(actions);
+  Withhold withhold;
+  if (boot::active() && target == boot::Target::reachable) {
+    hand_over.for_spawn(actions);
+  } else if (boot::active()) {
+    if (!Withhold::allows(actions)) return EACCES;
+    withhold.mark();
+  }
   pid_t child = 0;
   int result = boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
     return spawn(&child, repaired);
@@ -176,9 +193,8 @@ int execveat(int directory, const char *path, char *const arguments[], char *con
   if (bound().execveat == nullptr) return fail(ENOSYS);
   boot::Target target = boot::judge_target_at(directory, path, flags);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  HandOver hand_over;
-  depart(hand_over, target, true);
-  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+  Departure departure(target, true);
+  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.execveat(directory, path, arguments, repaired, flags);
   });
 }
@@ -187,9 +203,8 @@ int fexecve(int fd, char *const arguments[], char *const environment[]) noexcept
   bound();
   boot::Target target = boot::judge_target_at(fd, "", AT_EMPTY_PATH);
   if (!boot::may_start(target, "")) return fail(EACCES);
-  HandOver hand_over;
-  depart(hand_over, target, true);
-  return boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+  Departure departure(target, true);
+  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.fexecve(fd, arguments, repaired);
   });
 }

@@ -10,41 +10,10 @@
 #include "shim/session/holders.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/open_descriptors.h"
+#include "shim/session/spawn_actions.h"
 
 namespace inlay::shim {
 namespace {
-
-// glibc's posix_spawn_file_actions_t keeps these (posix/spawn_int.h), the same since 2.1 but for
-// kinds added at the end. Only read, to see what dup2 does with close-on-exec sockets.
-struct SpawnAction {
-  enum Kind : int { close, dup2, open } kind;
-  union {
-    struct {
-      int fd;
-      int to;
-    } dup2_action;
-    struct {
-      int fd;
-      char *path;
-      int flags;
-      mode_t mode;
-    } open_action;
-  };
-};
-
-template <typename F>
-void for_each_dup2(const posix_spawn_file_actions_t *actions, F &&visit) noexcept {
-  if (actions == nullptr) return;
-  const auto *list = reinterpret_cast<const SpawnAction *>(actions->__actions);
-  for (int i = 0; i < actions->__used; ++i) {
-    if (list[i].kind == SpawnAction::dup2) visit(list[i].dup2_action.fd);
-  }
-}
-
-bool survives_exec(int fd) noexcept {
-  long flags = kernel::call(SYS_fcntl, fd, F_GETFD);
-  return flags >= 0 && (flags & FD_CLOEXEC) == 0;
-}
 
 bool impossible() noexcept { return arena_count() == 0 || boot::sandboxed(); }
 

@@ -97,6 +97,9 @@ void take_ownership(Slot &slot, int fd) noexcept;
 // Nothing was sent on the connection and all that was received is still unread: nobody has begun
 // anything on it (setup.cc).
 bool is_fresh(int fd) noexcept;
+// Whatever fd is, policy has nothing against its bytes in the clear: no connection, or one of a rule
+// or default that says so (setup.cc).
+bool may_be_in_the_clear(int fd) noexcept;
 
 // --- buffers (scratch.cc) -----------------------------------------------------------------------
 

@@ -236,6 +236,17 @@ bool is_fresh(int fd) noexcept {
          info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin;
 }
 
+bool may_be_in_the_clear(int fd) noexcept {
+  if (is_tcp(fd) != 1) return true;
+  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
+  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  if (!here || !there) return true;
+  const policy::Policy *policy = current_policy();
+  return policy != nullptr &&
+         policy::decide(*policy, policy::InboundQuery{*here}).mode == Mode::plaintext &&
+         decide_outbound(*policy, *there, nullptr).mode == Mode::plaintext;
+}
+
 int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) {
   if (Slot *slot = managed(fd)) return connect_again(*slot, fd, address, length, caller);
   std::uint64_t word = descriptor_word(fd);

@@ -10,7 +10,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from support import FOLDER, INLAY, PATIENCE, PYTHON, ServerVictim, Victim, config_text, issue
+from support import (BUILD, CANARY, FOLDER, INLAY, PATIENCE, PYTHON, Relay, ServerVictim, Victim, config_text,
+                     issue, records)
 
 
 def setUpModule():
@@ -80,6 +81,70 @@ print(json.dumps([sorted(name for name in environ if name.startswith("INLAY_")) 
         server = ServerVictim(SERVER_ID)
         victim = Victim(program, CLIENT_ID, server.port)
         self.assertEqual(victim.line(), [True, 1, [False]])
+        server.child.kill()
+
+
+class OutOfReach(unittest.TestCase):
+    """A static program inherits a managed connection: nothing it writes may reach the wire."""
+
+    # Each way to start it once, on a descriptor of its own; then the connection is used again.
+    PROGRAM = """
+import json, os, signal, socket, subprocess, sys
+port, writer, canary = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+conn = socket.create_connection(("127.0.0.1", port))
+fd = conn.fileno()
+def asked(text):
+    conn.sendall(text)
+    got = b""
+    while not got.endswith(text): got += conn.recv(4096)
+    return True
+def child(run):
+    pid = os.fork()
+    if pid == 0:
+        try: run()
+        finally: os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def execute(*on): os.execv(writer, [writer, *map(str, on), canary])
+def over_1():
+    os.dup2(fd, 1)
+    execute(1)
+def spawned(**how):
+    try: return os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(writer, [writer, "1", canary], {}, **how), 0)[1])
+    except OSError as error: return error.strerror
+asked(b"first")
+os.set_inheritable(fd, True)
+ways = {
+  "fork": child(lambda: execute(fd)),
+  "fork, 1": child(over_1),
+  "vfork": subprocess.run([writer, str(fd), canary], pass_fds=[fd]).returncode,
+  "vfork, 1": subprocess.run([writer, "1", canary], stdout=conn, restore_signals=False).returncode,
+  "spawn": subprocess.run([writer, str(fd), canary], close_fds=False).returncode,
+  "spawn, 1": spawned(file_actions=[(os.POSIX_SPAWN_DUP2, fd, 1)]),
+  "system": os.waitstatus_to_exitcode(os.system(f"{writer} {fd} {canary}")),
+  "shell": subprocess.run(["sh", "-c", f"{writer} {fd} {canary}; exit $?"], pass_fds=[fd]).returncode,
+}
+os.write(1, json.dumps([ways, os.get_inheritable(fd), asked(b"last")]).encode() + b"\\n")
+os.dup2(fd, 1)
+try: os.execv("/dev/null", ["x"])
+except OSError: pass
+asked(b"still")
+execute(fd)
+"""
+
+    def test_i1_what_a_static_program_writes_does_not_reach_the_wire(self):
+        server = ServerVictim(SERVER_ID)
+        relay = Relay(server.port, lambda direction, index, record: record)
+        victim = Victim(self.PROGRAM, CLIENT_ID, relay.port, BUILD / "tests/faults/static_writer", CANARY.decode())
+        ways, inheritable, asked = victim.line()
+        self.assertEqual(set(ways.values()), {1, "Permission denied"}, ways)
+        self.assertTrue(inheritable and asked)
+        self.assertEqual(victim.child.wait(PATIENCE), 1)
+        seen = relay.join()
+        self.assertNotIn(CANARY, seen["up"])
+        self.assertEqual(len(b"".join(records(seen["up"]))), len(seen["up"]))
+        result = server.result(relay.server_side_port)
+        self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (b"firstlaststill", "eof"))
         server.child.kill()
 
 
