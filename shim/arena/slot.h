@@ -83,6 +83,7 @@ struct alignas(64) Slot {
   std::atomic<bool> key_update_due;       // the peer asked for one; the next writer sends it
   std::atomic<bool> output_pending;       // early or tail is not empty: looked at before locking
   std::atomic<bool> hides_readiness;      // SO_RCVLOWAT keeps handshake bytes from the program's select
+  std::atomic<bool> quieted;              // the same for a program that does not block, see hide.cc
   std::atomic<bool> writer_starved;       // a send() got EAGAIN for early data: re-fire EPOLLOUT
   policy::Direction direction;
   policy::BareFin bare_fin;

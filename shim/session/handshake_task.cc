@@ -211,6 +211,7 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
   }
   if (shut) kernel::shut_down(fd, SHUT_RD);
   slot.hides_readiness.store(false, std::memory_order_relaxed);
+  slot.quieted.store(false, std::memory_order_relaxed);
   if (slot.direction == Direction::inbound) {
     // Whoever speaks first speaks now: its first bytes wait for this acknowledgement (Nagle).
     int at_once = 1;

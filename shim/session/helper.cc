@@ -181,6 +181,7 @@ Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
   task.poll_at_ns = 0;
   switch (step_handshake(slot, fd, task)) {
     case HandshakeStep::wants_read:
+      unquiet_readiness(slot, fd);
       if (slot.hides_readiness.load(std::memory_order_acquire)) poll_later(task);
       arm(task, fd, EPOLLIN | EPOLLRDHUP);
       return Next::keep;

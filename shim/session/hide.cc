@@ -2,6 +2,7 @@
 
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/internal.h"
 
@@ -30,6 +31,26 @@ void show_readiness(Slot &slot, int fd) noexcept {
   if (!slot.hides_readiness.exchange(false, std::memory_order_acq_rel)) return;
   refire_readable(fd);
   notify_helper(slot);  // it waits by epoll again
+}
+
+void quiet_readiness(Slot &slot, int fd) noexcept {
+  if (slot.state.load(std::memory_order_acquire) != State::handshaking ||
+      slot.hides_readiness.load(std::memory_order_acquire) ||
+      slot.quieted.load(std::memory_order_acquire) ||
+      slot.owner.load(std::memory_order_acquire) != process_id()) {
+    return;
+  }
+  int low_water = kHidingLowWater;
+  if (kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water)) != 0) return;
+  // In this order: whoever clears the flag undoes the option, and the helper looks at it once more.
+  slot.quieted.store(true, std::memory_order_seq_cst);
+  notify_helper(slot);
+  // The handshake may have ended before the option was set; if it ends later, its end undoes it.
+  if (slot.state.load(std::memory_order_seq_cst) != State::handshaking) unquiet_readiness(slot, fd);
+}
+
+void unquiet_readiness(Slot &slot, int fd) noexcept {
+  if (slot.quieted.exchange(false, std::memory_order_acq_rel)) refire_readable(fd);
 }
 
 }  // namespace inlay::shim

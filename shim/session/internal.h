@@ -55,6 +55,12 @@ void hide_readiness(Slot &slot, int fd) noexcept;
 // Undoes it: the handshake is over, or a call is about to block on the socket anyway.
 void show_readiness(Slot &slot, int fd) noexcept;
 
+// A call that does not block found handshake bytes instead of data: hides them until the helper has
+// taken them, or a level-triggered event loop would spin on them meanwhile, on the processor that the
+// handshake needs. Every call on a handshaking session may do so; the helper undoes it.
+void quiet_readiness(Slot &slot, int fd) noexcept;
+void unquiet_readiness(Slot &slot, int fd) noexcept;
+
 // --- waiting (wait.cc) --------------------------------------------------------------------------
 
 enum class Waited : std::uint8_t {

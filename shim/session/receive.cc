@@ -82,6 +82,7 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       if (is_shut_for_reading(slot)) return 0;
       Waited waited = wait_for_session(slot, fd, flags, SO_RCVTIMEO);
       if (waited == Waited::changed) continue;
+      if (waited == Waited::would_block) quiet_readiness(slot, fd);
       errno = waited == Waited::interrupted ? EINTR : EAGAIN;
       return -1;
     }

@@ -76,6 +76,40 @@ Scenario short_counts{"events/edge-short-count",
                       },
                       send_big};
 
+// A level-triggered loop with many connections coming up at once: what inlay has to read first wakes it
+// a few times for each, not all the time until it is read.
+Scenario many_at_once{
+    "events/woken-for-nothing",
+    [](int listener) {
+      constexpr int kConnections = 32;
+      int epoll = epoll_create1(0);
+      for (int i = 0; i < kConnections; ++i) {
+        int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK);
+        epoll_event event{EPOLLIN, {.fd = fd}};
+        epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+      }
+      int answered = 0;
+      int for_nothing = 0;
+      while (answered < kConnections) {
+        epoll_event event{};
+        if (epoll_wait(epoll, &event, 1, -1) != 1) break;
+        char byte;
+        ssize_t got = read(event.data.fd, &byte, 1);
+        if (got < 0) ++for_nothing;
+        if (got == 1) ++answered;
+      }
+      note("answered", answered);
+      note("woken more than 8 times for each for nothing",
+           for_nothing > 8 * kConnections ? for_nothing : 0);
+      meet();
+    },
+    [](std::uint16_t port) {
+      int fds[32];
+      for (int &fd : fds) fd = dial(port);
+      for (int fd : fds) send_all(fd, "x");
+      meet();  // the end of a stream can not be hidden
+    }};
+
 Scenario edge_writer{"events/edge-writer",
                      [](int listener) {
                        int fd = take(listener);
