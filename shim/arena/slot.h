@@ -96,9 +96,10 @@ struct alignas(64) Slot {
   policy::Endpoint remote;                // the kernel forgets it when the connection ends
   char peer_id[256];                      // NUL-terminated, truncated: for the log and judging again
 
-  // Children that were forked and have not yet put themselves among the holders: a parent that closes
-  // at once must not take itself for the last. `unborn_since_ns` (CLOCK_MONOTONIC) bounds it, for
-  // forks that failed and children killed before they ran.
+  // Holders that are on their way: children that were forked and have not yet put themselves among the
+  // holders, descriptors in messages. A process that closes at once must not take itself for the last.
+  // `unborn_since_ns` (CLOCK_MONOTONIC) bounds it, for forks that failed, children killed before they
+  // ran and messages nobody received.
   std::atomic<std::int32_t> unborn;
   std::atomic<std::int64_t> unborn_since_ns;
 

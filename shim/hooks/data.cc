@@ -8,7 +8,9 @@
 #include <climits>
 #include <ctime>
 
+#include "shim/arena/arena.h"
 #include "shim/hooks/hook.h"
+#include "shim/session/in_flight.h"
 
 using namespace inlay::shim;
 
@@ -56,15 +58,23 @@ ssize_t receive_from(Slot &slot, int fd, void *buffer, size_t length, int flags,
 int flags_of_rwf(int flags) { return (flags & RWF_NOWAIT) != 0 ? MSG_DONTWAIT : 0; }
 constexpr int kKnownRwf = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
 
-// Descriptors another process sent (SCM_RIGHTS) took numbers inlay may have known as others.
-void forget_received(const msghdr *message) {
-  for (cmsghdr *part = CMSG_FIRSTHDR(message); part != nullptr;
-       part = CMSG_NXTHDR(const_cast<msghdr *>(message), part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    auto *numbers = reinterpret_cast<const int *>(CMSG_DATA(part));
-    std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) created(numbers[i]);
+// Descriptors another process sent (SCM_RIGHTS) took numbers inlay may have known as others. A message
+// that was only looked at stays in flight.
+void take_in(const msghdr *message, int flags) {
+  if (!boot::active()) return;
+  for_each_passed(message, [flags](int fd) {
+    created(fd);
+    if ((flags & MSG_PEEK) == 0) arrived(fd);
+  });
+}
+
+bool has_sessions() { return boot::active() && arena_count() != 0; }
+
+bool carries_control(const mmsghdr *messages, unsigned count) {
+  for (unsigned i = 0; i < count; ++i) {
+    if (messages[i].msg_hdr.msg_controllen != 0) return true;
   }
+  return false;
 }
 
 bool is_connect(int fd, int flags) {
@@ -209,7 +219,7 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t size, int fla
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   if (Slot *slot = managed(fd)) return receive_message(*slot, fd, message, flags);
   ssize_t result = next.recvmsg(fd, message, flags);
-  if (result >= 0 && message->msg_controllen != 0) forget_received(message);
+  if (result >= 0 && message->msg_controllen != 0) take_in(message, flags);
   return result;
 }
 
@@ -218,7 +228,7 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
   if (Slot *slot = managed(fd)) return receive_messages(*slot, fd, messages, count, flags, timeout);
   int result = next.recvmmsg(fd, messages, count, flags, timeout);
   for (int i = 0; i < result; ++i) {
-    if (messages[i].msg_hdr.msg_controllen != 0) forget_received(&messages[i].msg_hdr);
+    if (messages[i].msg_hdr.msg_controllen != 0) take_in(&messages[i].msg_hdr, flags);
   }
   return result;
 }
@@ -283,6 +293,9 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   if (is_connect(fd, flags)) {
     return connect_and_send(fd, message, flags, __builtin_return_address(0));
   }
+  if (message != nullptr && message->msg_controllen != 0 && has_sessions()) {
+    return send_passing(fd, message, flags);
+  }
   return next.sendmsg(fd, message, flags);
 }
 
@@ -295,6 +308,10 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
     return 1;
   }
   if (slot != nullptr) return send_messages(*slot, fd, messages, count, flags);
+  unsigned limited = count < UIO_MAXIOV ? count : UIO_MAXIOV;
+  if (has_sessions() && carries_control(messages, limited)) {
+    return send_all_passing(fd, messages, limited, flags);
+  }
   return next.sendmmsg(fd, messages, count, flags);
 }
 

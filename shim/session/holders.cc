@@ -12,7 +12,7 @@
 namespace inlay::shim {
 namespace {
 
-// How long a fork may take to show itself.
+// How long one may be on its way.
 constexpr std::int64_t kUnbornNs = 60'000'000'000;
 
 // A dead process holds nothing; a zombie is dead too.
@@ -62,6 +62,17 @@ void add_descriptor(Slot &slot, std::uint32_t pid) noexcept {
       holder.descriptors.store(1, std::memory_order_release);
       return;
     }
+  }
+}
+
+void expect_holder(Slot &slot) noexcept {
+  slot.unborn_since_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  slot.unborn.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void expected_holder_came(Slot &slot) noexcept {
+  std::int32_t expected = slot.unborn.load(std::memory_order_relaxed);
+  while (expected > 0 && !slot.unborn.compare_exchange_weak(expected, expected - 1)) {
   }
 }
 

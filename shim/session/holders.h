@@ -14,7 +14,11 @@ Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept;
 // Counts one more descriptor of `pid`. Without a free place the connection simply never has a last
 // holder: no close_notify is sent, which the peer sees as an error, not as a clean end.
 void add_descriptor(Slot &slot, std::uint32_t pid) noexcept;
-// Some process other than this one holds the connection, or a child of a fork is about to.
+// A holder is on its way: a child that is being forked, a descriptor that is passed to a process. And it
+// is there, or never will be.
+void expect_holder(Slot &slot) noexcept;
+void expected_holder_came(Slot &slot) noexcept;
+// Some process other than this one holds the connection, or one is on its way.
 bool held_elsewhere(Slot &slot) noexcept;
 void release_holder(Slot &slot, std::uint32_t pid) noexcept;
 

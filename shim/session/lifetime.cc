@@ -101,6 +101,11 @@ bool start_linger(Slot &slot, int fd) noexcept {
   return true;
 }
 
+void request_end(Slot &slot) noexcept {
+  Locked guard(slot.send_lock);
+  slot.sending.shut_requested = true;
+}
+
 enum class End : std::uint8_t { other_descriptors, ended, lingers };
 
 // Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
@@ -115,6 +120,10 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   if (holder != nullptr && holder->descriptors.fetch_sub(1, std::memory_order_acq_rel) > 1) {
     if (mine.descriptor == static_cast<std::uint32_t>(fd) + 1) {
       mine.descriptor = static_cast<std::uint32_t>(other_descriptor(slot, fd) + 1);
+    } else if (mine.hidden && other_descriptor(slot, fd) < 0 && !held_elsewhere(slot)) {
+      // Closed, received again and closed, all before the helper was done with the first time.
+      request_end(slot);
+      notify_helper(slot);
     }
     return End::other_descriptors;
   }
@@ -134,10 +143,7 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   } else if ((state == State::handshaking || state == State::connecting) && mine_to_finish) {
     // Others wait for the handshake, or the peer is owed early data and an orderly end.
     owes = true;
-    if (last) {
-      Locked guard(slot.send_lock);
-      slot.sending.shut_requested = true;
-    }
+    if (last) request_end(slot);
   }
   if (owes && start_linger(slot, fd)) {
     if (holder != nullptr) holder->descriptors.store(1, std::memory_order_release);
@@ -169,9 +175,36 @@ Slot &closing_session() noexcept {
 
 std::atomic<std::uint32_t> &lingering() noexcept { return g_lingering; }
 
+namespace {
+
+void count_off_lingering() noexcept {
+  if (g_lingering.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    kernel::call(SYS_futex, kernel::word(&g_lingering), FUTEX_WAKE, 1 << 30);
+  }
+}
+
+// The program closed its last descriptor, and got another in a message while the helper finished with
+// `own`. True when that goes on.
+bool received_again(Slot &slot, int own) noexcept {
+  Locked life(slot.life_lock);
+  int other = other_descriptor(slot, own);
+  if (other < 0) return false;
+  Local &mine = local(slot);
+  mine.descriptor = static_cast<std::uint32_t>(other) + 1;
+  mine.hidden = false;
+  if (Holder *holder = find_holder(slot, process_id())) {
+    holder->descriptors.fetch_sub(1, std::memory_order_acq_rel);
+  }
+  close_own(own);
+  return true;
+}
+
+}  // namespace
+
 void finish_linger(Slot &slot) noexcept {
   Local &mine = local(slot);
   int own = static_cast<int>(mine.descriptor) - 1;
+  if (received_again(slot, own)) return count_off_lingering();
   mine.descriptor = 0;
   mine.hidden = false;
   log_end(slot, own);
@@ -185,9 +218,7 @@ void finish_linger(Slot &slot) noexcept {
   } else {
     drop_local(slot);
   }
-  if (g_lingering.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    kernel::call(SYS_futex, kernel::word(&g_lingering), FUTEX_WAKE, 1 << 30);
-  }
+  count_off_lingering();
 }
 
 void join_session(Slot &slot, int fd) noexcept {
@@ -199,13 +230,9 @@ void join_session(Slot &slot, int fd) noexcept {
 }
 
 void expect_child() noexcept {
-  std::int64_t now = monotonic_ns();
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
-    if ((word & kManagedBit) == 0) continue;
-    Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
-    slot.unborn_since_ns.store(now, std::memory_order_relaxed);
-    slot.unborn.fetch_add(1, std::memory_order_acq_rel);
+    if ((word & kManagedBit) != 0) expect_holder(*reinterpret_cast<Slot *>(word & ~kManagedBit));
   }
 }
 
@@ -216,7 +243,7 @@ void join_as_child(Slot &slot, int fd) noexcept {
     return;
   }
   join_session(slot, fd);
-  slot.unborn.fetch_sub(1, std::memory_order_acq_rel);
+  expected_holder_came(slot);
 }
 
 void forget_session(Slot &slot, int fd) noexcept {
