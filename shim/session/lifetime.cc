@@ -207,10 +207,10 @@ void finish_linger(Slot &slot) noexcept {
   if (received_again(slot, own)) return count_off_lingering();
   mine.descriptor = 0;
   mine.hidden = false;
-  log_end(slot, own);
   bool last = !held_elsewhere(slot);
-  release_holder(slot, process_id());
   if (last) swallow_control_records(slot, own);
+  log_end(slot, own);
+  release_holder(slot, process_id());
   close_own(own);
   if (last) {
     set_state(slot, State::failed);

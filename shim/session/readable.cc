@@ -13,11 +13,12 @@ namespace {
 
 // Runs a reader that consumes only control records: what is left at the front is data, opened into
 // the cache. False when there is none. receive_lock held.
-bool find_data(Slot &slot, int fd, Scratch &scratch) noexcept {
+bool find_data(Slot &slot, int fd, Scratch &scratch, Outcome *outcome = nullptr) noexcept {
   // A sink that discards: the plaintext goes nowhere.
   iovec nowhere{nullptr, 1};
   Sink sink({&nowhere, 1}, true);
-  RecordReader(slot, fd, scratch, sink, true).run();
+  Outcome found = RecordReader(slot, fd, scratch, sink, true).run();
+  if (outcome != nullptr) *outcome = found;
   return sink.delivered() > 0;
 }
 
@@ -77,10 +78,17 @@ int readable_bytes(Slot &slot, int fd) noexcept {
 }
 
 bool swallow_control_records(Slot &slot, int fd) noexcept {
-  BorrowedScratch scratch;
-  Locked guard(slot.receive_lock);
-  return scratch && !guard.reentered() && !guard.owner_gone() &&
-         find_data(slot, fd, *scratch.operator->());
+  Outcome outcome;
+  bool data;
+  {
+    BorrowedScratch scratch;
+    Locked guard(slot.receive_lock);
+    if (!scratch || guard.reentered() || guard.owner_gone()) return false;
+    data = find_data(slot, fd, *scratch.operator->(), &outcome);
+  }
+  if (outcome.reason != policy::Reason::refused_by_peer) return data;
+  fail_closed(slot, fd, outcome.reason, outcome.detail);
+  return true;
 }
 
 }  // namespace inlay::shim

@@ -11,7 +11,8 @@ int readable_bytes(Slot &slot, int fd) noexcept;
 
 // Swallows control records (close_notify among them) at the front of the kernel's queue: left
 // there, they would make the kernel answer close() with a reset instead of a FIN.
-// True when data that nobody will read is left behind them.
+// True when data that nobody will read is left behind them, or when an alert among them says that
+// the peer refused this end: the session has failed then, with that reason.
 bool swallow_control_records(Slot &slot, int fd) noexcept;
 
 }  // namespace inlay::shim

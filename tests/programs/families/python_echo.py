@@ -4,6 +4,7 @@ import os
 
 from harness.context import PYTHON, SCRIPTS
 from harness.family import Family
+from harness.registry import case
 
 
 class Echo(Family):
@@ -66,3 +67,16 @@ Echo("echo-asyncio", client="echo_client_asyncio.py")
 Echo("echo-forking", server=("forking_server.py", "fork"))
 Echo("echo-exec", server=("forking_server.py", "exec"))
 EchoBash("echo-bash")
+
+
+@case("echo-blocking/refused-while-it-only-writes")
+def only_writes(ctx):
+    """TLS 1.3 lets a client write before it hears that it is refused; its log must say so."""
+    port = ctx.port()
+    server = ctx.start("echo-server", [PYTHON, SCRIPTS / "echo_server.py", port],
+                       ctx.server_config(port))
+    ctx.until_listening(port, server)
+    client = ctx.start("writer", [PYTHON, SCRIPTS / "writer.py", port],
+                       ctx.client_config(port, own="intruder"))
+    ctx.succeed(client)
+    ctx.expect_event(pid=client.pid, direction="outbound", reason="refused-by-peer")
