@@ -4,7 +4,9 @@ import datetime
 import json
 import os
 import pathlib
+import pwd
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +28,26 @@ def nanoseconds(timestamp):
     return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
 
 
+def open_to_all(path):
+    """Whether any user may walk to the file and read it."""
+    return path.stat().st_mode & 0o4 and \
+        all(folder.stat().st_mode & 0o1 for folder in path.resolve().parents)
+
+
+def left_running():
+    """The command lines of all processes below this one, zombies apart."""
+    lines = []
+    for pid in descendants(os.getpid()):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read()
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+        if words:
+            lines.append(f"{pid}: {words.replace(bytes(1), b' ').decode(errors='replace')}")
+    return lines
+
+
 class Context:
     def __init__(self, folder, build, plain):
         self.folder = pathlib.Path(folder)
@@ -43,6 +65,7 @@ class Context:
         self._config_number = 0
         self._begin = time.time_ns()
         self._pids = set()  # of every process of this case that was seen
+        self._user = None  # whom programs are started as, None: whoever runs the cases
         runtime = self.folder / "runtime"
         runtime.mkdir(mode=0o700)
         # A bare environment: no proxies, no locale of the machine.
@@ -56,6 +79,33 @@ class Context:
         if not self.library.exists():
             raise AssertionError(f"{self.library} is not built")
         self.env = {**self.env, "LD_PRELOAD": str(self.library)}
+
+    def become_unprivileged(self, user="nobody"):
+        """From here on root's cases start programs as this user: some refuse to run as root."""
+        if os.geteuid() != 0:
+            return
+        entry = pwd.getpwnam(user)
+        self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        if not open_to_all(self.library) or not open_to_all(self.inlay_command):
+            # As in a build folder under a home of root's.
+            copy = self.folder / "build"
+            for file in (self.inlay_command, self.library):
+                target = copy / file.relative_to(self.build)
+                target.parent.mkdir(parents=True)
+                shutil.copy(file, target)
+            self.inlay_command = copy / self.inlay_command.relative_to(self.build)
+            self.library = copy / self.library.relative_to(self.build)
+
+        # All but the authority's, which stays whoever's the cases run as.
+        self._give(self.folder)
+        for entry in self.folder.iterdir():
+            if entry != self._authority:
+                self._give(entry)
+                for below in entry.rglob("*"):
+                    self._give(below)
+
+    def _give(self, path):
+        os.chown(path, self._user["user"], self._user["group"])
 
     # --- ports ---
 
@@ -120,6 +170,9 @@ class Context:
             out.mkdir(parents=True, exist_ok=True)
             self.checked([self.inlay_command, "ca", "issue", "--dir", self._authority, "--id",
                           self.spiffe_id(path), "--out", out] + (["--ttl", ttl] if ttl else []))
+            if self._user is not None:
+                for path in (out, *out.iterdir()):
+                    self._give(path)
         return out
 
     def config(self, path, inbound=(), outbound=(), default="deny"):
@@ -164,6 +217,8 @@ class Context:
         if name in names:
             name += f"-{len(names)}"
         options.setdefault("env", self.env)
+        if self._user is not None:
+            options = {**self._user, **options}
         process = Process(name, self.under(argv, config), folder=self.folder, config=config,
                           **options)
         self.processes.append(process)
@@ -240,18 +295,21 @@ class Context:
             process.stop()
         for tap in self.taps:
             tap.stop()
-        left = []
+        try:
+            # A server's process for one connection ends some time after its client.
+            until(lambda: not left_running(), "the end of all processes", 10)
+        except AssertionError:
+            pass
+        left = left_running()
         for pid in descendants(os.getpid()):
             try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    left.append(f"{pid}: {file.read().replace(bytes(1), b' ').decode()}")
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError, FileNotFoundError):
+            except (ProcessLookupError, ChildProcessError):
                 pass
         for keeper in self._reserved:
             keeper.close()
-        return [line for line in left if not line.endswith(": ")]  # without the zombies
+        return left
 
     def report(self):
         """Everything that helps to understand a failure."""
