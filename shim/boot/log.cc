@@ -173,8 +173,10 @@ void fill_header(LogFile &file, std::uint64_t start_time) noexcept {
   file.start_time = start_time;
   copy_text(file.inlay_version, sizeof file.inlay_version, INLAY_VERSION);
   std::memset(file.executable, 0, sizeof file.executable);
-  kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word("/proc/self/exe"),
-               kernel::word(file.executable), sizeof file.executable - 1);
+  if (!sandboxed()) {
+    kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word("/proc/self/exe"),
+                 kernel::word(file.executable), sizeof file.executable - 1);
+  }
   copy_text(file.own_id, sizeof file.own_id, g_log.own_id);
   std::atomic_thread_fence(std::memory_order_release);
   file.magic = policy::kLogMagic;
@@ -272,7 +274,10 @@ void start_log(const char *json_file) noexcept {
   current_file();
 }
 
+void open_log() noexcept { current_file(); }
+
 void end_log() noexcept {
+  if (sandboxed()) return;
   LogFile *file = g_log.file.load(std::memory_order_acquire);
   if (file == nullptr || g_log.path[0] == '\0') return;
   if (g_log.epoch.load(std::memory_order_acquire) != fork_epoch()) return;

@@ -38,6 +38,9 @@ void log_own_id(std::string_view id) noexcept;
 // Makes the file. `json_file`: "" for none; must live as long as the process.
 void start_log(const char *json_file) noexcept;
 
+// Makes this process's file if it has none yet: soon it may not open one any more.
+void open_log() noexcept;
+
 // At normal exit: a file that recorded nothing is removed.
 void end_log() noexcept;
 

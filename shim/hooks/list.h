@@ -178,7 +178,7 @@
     (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,                     \
      const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[]),     \
     "restores the environment")                                                                    \
-  X(process, watch, int, prctl, (int option, ...), "a seccomp filter was installed")               \
+  X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \
   X(process, watch, int, setns, (int fd, int kind), "the helper parks")                            \
   X(syscall, protect, long, syscall, (long number, ...), "known numbers go to the hooks above")

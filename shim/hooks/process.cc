@@ -16,6 +16,7 @@
 #include "shim/boot/environment.h"
 #include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
+#include "shim/boot/sandbox_filter.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
@@ -239,8 +240,13 @@ int prctl(int option, ...) noexcept {
   unsigned long a = va_arg(list, unsigned long), b = va_arg(list, unsigned long),
                 c = va_arg(list, unsigned long), d = va_arg(list, unsigned long);
   va_end(list);
+  if (option != PR_SET_SECCOMP || !boot::active()) return next.prctl(option, a, b, c, d);
+  if (!in_foreign_process()) boot::open_log();
+  boot::WiderFilter filter(a == SECCOMP_MODE_FILTER ? reinterpret_cast<const sock_fprog *>(b)
+                                                    : nullptr);
+  if (a == SECCOMP_MODE_FILTER) b = reinterpret_cast<unsigned long>(filter.program());
   int result = next.prctl(option, a, b, c, d);
-  if (option == PR_SET_SECCOMP && result == 0) boot::note_sandbox();
+  if (result == 0) boot::note_sandbox();
   return result;
 }
 

@@ -2,10 +2,13 @@
 // came. Refusing unknown numbers would break programs for no gain.
 
 #include <linux/aio_abi.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 
+#include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
+#include "shim/boot/sandbox_filter.h"
 #include "shim/hooks/hook.h"
 
 using namespace inlay::shim;
@@ -136,6 +139,10 @@ extern "C" long syscall(long number, ...) noexcept {
     case SYS_prctl:
       return prctl(number_of(a), b, c, d, e);
     case SYS_seccomp: {
+      if (!boot::active() || a > SECCOMP_SET_MODE_FILTER) break;  // the others only ask
+      if (!in_foreign_process()) boot::open_log();
+      boot::WiderFilter filter(a == SECCOMP_SET_MODE_FILTER ? at<sock_fprog>(c) : nullptr);
+      if (a == SECCOMP_SET_MODE_FILTER) c = reinterpret_cast<long>(filter.program());
       long result = next.syscall(number, a, b, c);
       if (result >= 0) boot::note_sandbox();
       return result;
