@@ -11,6 +11,23 @@
 namespace inlay::shim::boot {
 namespace {
 
+// The length of the well-formed sequence (RFC 3629 §4) a text begins with, which is not ASCII; 0 when
+// it begins with none.
+std::size_t utf8_sequence(std::string_view text) noexcept {
+  auto at = [text](std::size_t i) {
+    return static_cast<unsigned char>(i < text.size() ? text[i] : 0);
+  };
+  const unsigned char first = at(0), second = at(1);
+  std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4) return 0;
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  }
+  bool overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
+  bool outside = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f);
+  return overlong || outside ? 0 : length;
+}
+
 class Line {
  public:
   Line(char *text, std::size_t size) noexcept : text_(text), size_(size) {}
@@ -30,22 +47,29 @@ class Line {
     for (int i = 1; i < width; ++i) unit *= 10;
     for (; unit != 0; unit /= 10) put(static_cast<char>('0' + value / unit % 10));
   }
-  // RFC 8259 §7. Bytes outside ASCII are escaped one by one: names may hold anything.
+  // RFC 8259 §7. Names may hold any bytes: what is no UTF-8 becomes U+FFFD, one for each byte.
   void string(std::string_view text) noexcept {
     constexpr const char kHex[] = "0123456789abcdef";
     put('"');
-    for (char c : text) {
-      auto byte = static_cast<unsigned char>(c);
-      if (c == '"' || c == '\\') {
+    while (!text.empty()) {
+      auto byte = static_cast<unsigned char>(text.front());
+      std::size_t taken = 1;
+      if (byte == '"' || byte == '\\') {
         put('\\');
-        put(c);
-      } else if (byte < 0x20 || byte >= 0x7f) {
+        put(text.front());
+      } else if (byte < 0x20 || byte == 0x7f) {
         raw("\\u00");
         put(kHex[byte >> 4]);
         put(kHex[byte & 15]);
+      } else if (byte < 0x80) {
+        put(text.front());
+      } else if (std::size_t length = utf8_sequence(text); length != 0) {
+        raw(text.substr(0, length));
+        taken = length;
       } else {
-        put(c);
+        raw("\\ufffd");
       }
+      text.remove_prefix(taken);
     }
     put('"');
   }

@@ -75,6 +75,26 @@ TEST_CASE("text of any bytes stays valid JSON and fits") {
   CHECK_FALSE(parsed.contains("local"));
 }
 
+TEST_CASE("UTF-8 stays what it is, and what is none becomes U+FFFD byte by byte") {
+  struct Row {
+    const char *rule;
+    const char *read;
+  };
+  for (const Row &row : {
+           Row{"caf\xc3\xa9 \xe6\x9d\xb1 \xf0\x9f\x94\x91", "caf\xc3\xa9 \xe6\x9d\xb1 \xf0\x9f\x94\x91"},
+           Row{"\xc3", "\xef\xbf\xbd"},                          // cut short
+           Row{"\xe6\x9d!", "\xef\xbf\xbd\xef\xbf\xbd!"},
+           Row{"\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd"},         // overlong
+           Row{"\xe0\x9f\xbf", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+           Row{"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},  // a surrogate
+           Row{"\xf5\x80", "\xef\xbf\xbd\xef\xbf\xbd"},         // beyond U+10FFFF
+       }) {
+    auto record = std::make_unique<policy::LogRecord>();
+    std::strcpy(record->rule, row.rule);
+    CHECK(nlohmann::json::parse(line_of(*record))["rule"] == row.read);
+  }
+}
+
 TEST_CASE("dates are right at the edges of years and leap years") {
   struct Row {
     std::int64_t seconds;
