@@ -223,8 +223,8 @@ for line in sys.stdin:
 
 
 class ServerVictim(Victim):
-    def __init__(self, svid, **options):
-        super().__init__(SERVER, svid, GREETING.decode(), **options)
+    def __init__(self, svid, greeting=GREETING, **options):
+        super().__init__(SERVER, svid, greeting.decode(), **options)
         self.port = self.line()["port"]
         self._results = {}
 
