@@ -17,6 +17,7 @@
 
 #include <array>
 #include <ctime>
+#include <map>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -62,6 +63,31 @@ class Fingerprint {
   bool good_ = false;
 };
 
+// Files read before they are needed, by path.
+struct Remembered {
+  FileContent content;
+  std::string complaint;  // of key_permission_complaint(), for the process as it was
+};
+using Memory = std::map<std::string, Remembered, std::less<>>;
+
+// Where the files' bytes come from: the files, or what is remembered of those that cannot be read.
+class Reader {
+ public:
+  explicit Reader(const Memory *memory) : memory_(memory) {}
+  tl::expected<const FileContent *, SourceError> read(std::string_view what,
+                                                      const std::string &path, std::size_t limit);
+  std::string key_complaint(const std::string &path) const;
+  // Why the memory had to be asked; empty when it had not.
+  const std::string &first_error() const { return first_error_; }
+
+  Fingerprint fingerprint;
+
+ private:
+  const Memory *memory_;  // may be null
+  std::string first_error_;
+  std::map<std::string, FileContent, std::less<>> read_now_;
+};
+
 struct Loaded {
   Material material;
   Digest digest{};
@@ -71,23 +97,37 @@ tl::unexpected<SourceError> error(std::string message) {
   return tl::unexpected(SourceError{std::move(message)});
 }
 
-tl::expected<FileContent, SourceError> read(std::string_view what, const std::string &path,
-                                            std::size_t limit) {
+tl::expected<const FileContent *, SourceError> Reader::read(std::string_view what,
+                                                            const std::string &path,
+                                                            std::size_t limit) {
   auto content = read_file(path, limit);
-  if (content) return std::move(*content);
-  return error(
-      fmt::format("cannot read the {} {}: {}; make it readable for uid {} or correct the "
-                  "path in [identity]",
-                  what, path, content.error(), geteuid()));
+  if (content) return &read_now_.try_emplace(path, std::move(*content)).first->second;
+  std::string complaint = fmt::format(
+      "cannot read the {} {}: {}; make it readable for uid {} or correct the path in [identity]",
+      what, path, content.error(), geteuid());
+  if (memory_ != nullptr) {
+    if (auto kept = memory_->find(path); kept != memory_->end()) {
+      if (first_error_.empty()) first_error_ = std::move(complaint);
+      return &kept->second.content;
+    }
+  }
+  return error(std::move(complaint));
+}
+
+std::string Reader::key_complaint(const std::string &path) const {
+  if (auto now = read_now_.find(path); now != read_now_.end()) {
+    return key_permission_complaint(now->second.status);
+  }
+  return memory_->find(path)->second.complaint;
 }
 
 tl::expected<Bundle, SourceError> load_bundle(const std::string &trust_domain,
-                                              const std::string &path, Fingerprint &fingerprint) {
-  const auto content = read("trust bundle", path, kMaxBundleBytes);
+                                              const std::string &path, Reader &reader) {
+  const auto content = reader.read("trust bundle", path, kMaxBundleBytes);
   if (!content) return tl::unexpected(content.error());
-  fingerprint.add(trust_domain);
-  fingerprint.add(content->bytes);
-  auto bundle = parse_bundle(content->bytes);
+  reader.fingerprint.add(trust_domain);
+  reader.fingerprint.add((*content)->bytes);
+  auto bundle = parse_bundle((*content)->bytes);
   if (bundle) return std::move(*bundle);
   return error(fmt::format("the trust bundle {} of {} is not usable: {}; fetch it anew", path,
                            trust_domain, bundle.error().message));
@@ -112,17 +152,17 @@ tl::expected<void, SourceError> check_svid(const X509Svid &svid, const FilePaths
   return {};
 }
 
-tl::expected<X509Svid, SourceError> load_svid(const FilePaths &paths, Fingerprint &fingerprint) {
-  const auto chain = read("SVID", paths.svid, kMaxSvidBytes);
+tl::expected<X509Svid, SourceError> load_svid(const FilePaths &paths, Reader &reader) {
+  const auto chain = reader.read("SVID", paths.svid, kMaxSvidBytes);
   if (!chain) return tl::unexpected(chain.error());
-  const auto key = read("private key", paths.key, kMaxKeyBytes);
+  const auto key = reader.read("private key", paths.key, kMaxKeyBytes);
   if (!key) return tl::unexpected(key.error());
-  if (const std::string complaint = key_permission_complaint(key->status); !complaint.empty()) {
+  if (const std::string complaint = reader.key_complaint(paths.key); !complaint.empty()) {
     return error(fmt::format("the private key {} {}", paths.key, complaint));
   }
-  fingerprint.add(chain->bytes);
-  fingerprint.add(key->bytes);
-  auto svid = parse_svid(chain->bytes, key->bytes);
+  reader.fingerprint.add((*chain)->bytes);
+  reader.fingerprint.add((*key)->bytes);
+  auto svid = parse_svid((*chain)->bytes, (*key)->bytes);
   if (!svid) {
     return error(fmt::format("the SVID {} with the key {} is not usable: {}; issue both anew",
                              paths.svid, paths.key, svid.error().message));
@@ -133,17 +173,16 @@ tl::expected<X509Svid, SourceError> load_svid(const FilePaths &paths, Fingerprin
   return std::move(*svid);
 }
 
-tl::expected<Loaded, SourceError> load(const FilePaths &paths) {
-  Fingerprint fingerprint;
-  auto svid = load_svid(paths, fingerprint);
+tl::expected<Loaded, SourceError> load_from(Reader &reader, const FilePaths &paths) {
+  auto svid = load_svid(paths, reader);
   if (!svid) return tl::unexpected(svid.error());
 
   BundleSet bundles;
-  auto own = load_bundle(paths.trust_domain, paths.bundle, fingerprint);
+  auto own = load_bundle(paths.trust_domain, paths.bundle, reader);
   if (!own) return tl::unexpected(own.error());
   bundles.emplace(paths.trust_domain, std::move(*own));
   for (const auto &[trust_domain, path] : paths.further_bundles) {
-    auto further = load_bundle(trust_domain, path, fingerprint);
+    auto further = load_bundle(trust_domain, path, reader);
     if (!further) return tl::unexpected(further.error());
     if (!bundles.emplace(trust_domain, std::move(*further)).second) {
       return error(fmt::format("the trust domain {} has two bundles, {} and {}; remove one",
@@ -151,7 +190,15 @@ tl::expected<Loaded, SourceError> load(const FilePaths &paths) {
     }
   }
   Loaded loaded{Material{std::move(*svid), std::move(bundles), 1}, {}};
-  if (!fingerprint.finish(loaded.digest)) return error("out of memory");
+  if (!reader.fingerprint.finish(loaded.digest)) return error("out of memory");
+  return loaded;
+}
+
+tl::expected<Loaded, SourceError> load(const FilePaths &paths, const Memory *memory = nullptr) {
+  Reader reader(memory);
+  auto loaded = load_from(reader, paths);
+  // What is remembered may be old by now: the reason is that nothing newer could be read.
+  if (!loaded && !reader.first_error().empty()) return error(reader.first_error());
   return loaded;
 }
 
@@ -200,6 +247,7 @@ struct FileSource::State {
   Digest digest{};
   std::uint64_t generation = 0;
   std::string last_error;
+  Memory memory;  // empty once a set was good
 
   mutable std::mutex mutex;
   std::shared_ptr<const Material> current;  // under the mutex
@@ -211,6 +259,26 @@ FileSource::FileSource(FilePaths paths) : state_(std::make_unique<State>()) {
 
 FileSource::~FileSource() = default;
 
+void FileSource::remember() {
+  State &state = *state_;
+  auto keep = [&state](const std::string &path, std::size_t limit) {
+    auto content = read_file(path, limit);
+    if (!content) return;
+    std::string complaint = key_permission_complaint(content->status);
+    state.memory.try_emplace(path, Remembered{std::move(*content), std::move(complaint)});
+  };
+  try {
+    keep(state.paths.svid, kMaxSvidBytes);
+    keep(state.paths.key, kMaxKeyBytes);
+    keep(state.paths.bundle, kMaxBundleBytes);
+    for (const auto &[trust_domain, path] : state.paths.further_bundles) {
+      keep(path, kMaxBundleBytes);
+    }
+  } catch (const std::bad_alloc &) {
+    state.memory.clear();
+  }
+}
+
 bool FileSource::refresh() {
   State &state = *state_;
   const ErrorMark mark;
@@ -218,11 +286,11 @@ bool FileSource::refresh() {
     Stamps stamps = look(state.paths);
     if (stamps == state.stamps && state.settled && state.last_error.empty()) return false;
 
-    tl::expected<Loaded, SourceError> loaded = load(state.paths);
+    tl::expected<Loaded, SourceError> loaded = load(state.paths, &state.memory);
     Stamps after = look(state.paths);
     for (int attempt = 1; after != stamps && attempt < kLoadAttempts; ++attempt) {
       stamps = std::move(after);
-      loaded = load(state.paths);
+      loaded = load(state.paths, &state.memory);
       after = look(state.paths);
     }
     state.settled = after == stamps && !any_recent(stamps);
@@ -232,6 +300,7 @@ bool FileSource::refresh() {
       return false;
     }
     state.last_error.clear();
+    state.memory.clear();
     if (state.loaded_once && loaded->digest == state.digest) return false;
     loaded->material.generation = state.generation + 1;
     auto material = std::make_shared<const Material>(std::move(loaded->material));

@@ -46,6 +46,12 @@ class FileSource {
   FileSource(const FileSource &) = delete;
   FileSource &operator=(const FileSource &) = delete;
 
+  // Reads the files as they are now, unparsed: a process may have another user or root directory
+  // before it needs them. What refresh() cannot read is taken from here until a set was good. The
+  // permissions that count are those found now. Silent about what cannot be read. Same caller as
+  // refresh().
+  void remember();
+
   // Looks at the files (device, inode, size, mtime and ctime of what each path resolves to) and
   // reloads when they differ from the last look. Cheap enough to call once a second: a stat per
   // file. True when current() changed. One caller at a time.

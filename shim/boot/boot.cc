@@ -25,6 +25,7 @@
 #include "shim/hooks/next.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
+#include "shim/session/runtime.h"
 #include "shim/session/session.h"
 
 // Registration with no object's handle: such a handler is not run when some library is unloaded,
@@ -97,6 +98,7 @@ void start(char *const environment[]) noexcept {
                .snapshot = value_of(environment, "INLAY_SNAPSHOT"),
                .owners = value_of(environment, "INLAY_CONFIG_OWNER"),
                .strict = is_strict});
+  remember_identity();
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);

@@ -63,6 +63,18 @@ void refresh(Identity &identity) {
 
 const policy::Policy *current_policy() noexcept { return boot::policy(); }
 
+void remember_identity() noexcept {
+  const policy::Policy *policy = current_policy();
+  if (policy == nullptr) return;
+  try {
+    g_identity = new Identity(paths_of(*policy));
+    g_identity_policy = policy;
+    g_identity->source.remember();
+  } catch (...) {
+    // Out of memory: the first handshake tries the files.
+  }
+}
+
 std::shared_ptr<const tls::Credentials> current_credentials(const char **why) noexcept {
   const policy::Policy *policy = current_policy();
   if (policy == nullptr) {

@@ -13,6 +13,10 @@ namespace inlay::shim {
 // every connection fails closed. Lock-free; the result stays valid for the life of the process.
 const policy::Policy *current_policy() noexcept;
 
+// At start, with one thread: reads the identity's files while the process still can. Programs chroot
+// and drop their user before their first connection.
+void remember_identity() noexcept;
+
 // What handshakes use now; null with a one-line reason when the identity cannot be used. The helper
 // thread only. Looks for replaced files at most once a second.
 std::shared_ptr<const tls::Credentials> current_credentials(const char **why) noexcept;

@@ -206,6 +206,55 @@ TEST_CASE("nothing is current before the first good refresh, and then it is") {
   CHECK_FALSE(source.refresh());
 }
 
+TEST_CASE("what was read at start serves when the files cannot be read any more") {
+  Folder folder;
+  write_set(folder / "set", leaf("early"));
+  FileSource source(paths_in(folder / "set"));
+  source.remember();
+  fs::rename(folder / "set", folder / "gone");
+  CHECK(source.refresh());
+  REQUIRE(source.current() != nullptr);
+  CHECK(source.current()->svid.id.uri() == "spiffe://example.org/early");
+  CHECK(source.last_error() == "");
+
+  // Once they can be, they count, and are not forgotten when they go again.
+  write_set(folder / "set", leaf("late"));
+  CHECK(source.refresh());
+  CHECK(source.current()->svid.id.uri() == "spiffe://example.org/late");
+  fs::remove_all(folder / "set");
+  CHECK_FALSE(source.refresh());
+  CHECK(source.last_error().find("cannot read the SVID") == 0);
+  CHECK(source.current()->svid.id.uri() == "spiffe://example.org/late");
+}
+
+TEST_CASE("of files that can be read the memory is not asked") {
+  Folder folder;
+  write_set(folder / "set", leaf("early"));
+  FileSource source(paths_in(folder / "set"));
+  source.remember();
+  write_set(folder / "set", leaf("late"));
+  CHECK(source.refresh());
+  CHECK(source.current()->svid.id.uri() == "spiffe://example.org/late");
+}
+
+TEST_CASE("a key that others may read is refused from memory too, and what was not there is missed") {
+  Folder folder;
+  write_set(folder / "set", leaf("early"));
+  REQUIRE(chmod(((folder / "set") / "key.pem").c_str(), 0644) == 0);
+  FileSource open_key(paths_in(folder / "set"));
+  open_key.remember();
+  REQUIRE(chmod(((folder / "set") / "key.pem").c_str(), 0600) == 0);
+  fs::remove(folder / "set" / "bundle.pem");
+  FileSource without_bundle(paths_in(folder / "set"));
+  without_bundle.remember();
+  fs::rename(folder / "set", folder / "gone");
+  for (FileSource *source : {&open_key, &without_bundle}) {
+    CHECK_FALSE(source->refresh());
+    CHECK(source->current() == nullptr);
+    CHECK(source->last_error().find("cannot read the SVID") == 0);
+  }
+}
+
 TEST_CASE("files replaced by rename are noticed") {
   const Folder folder;
   write_set(folder / "", leaf("a"));
