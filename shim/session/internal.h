@@ -48,8 +48,8 @@ void report_address(int fd, policy::Event event, policy::Reason reason, std::uin
 
 // --- hidden readiness (hide.cc) -----------------------------------------------------------------
 
-// A blocking accepted socket nobody reads yet: a select() server would take handshake bytes for a
-// request and block in read. SO_RCVLOWAT hides them, from the helper's epoll set too, so that the
+// A blocking socket, accepted or connected, that nobody reads yet: a select() loop would take handshake
+// bytes for data and block in read. SO_RCVLOWAT hides them, from the helper's epoll set too, so that the
 // helper polls meanwhile.
 void hide_readiness(Slot &slot, int fd) noexcept;
 // Undoes it: the handshake is over, or a call is about to block on the socket anyway.

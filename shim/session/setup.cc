@@ -158,7 +158,11 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   auto result = static_cast<int>(cancellable(attempt_connect, leave_connecting, &attempt));
   int error = result == 0 ? 0 : errno;
   if (error == 0 || error == EINPROGRESS || error == EINTR) {
-    if (error == 0) set_state(*slot, State::handshaking);
+    if (error == 0) {
+      set_state(*slot, State::handshaking);
+      // A relay that selects, and reads what is readable without more ado, would block there.
+      if ((kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0) hide_readiness(*slot, fd);
+    }
     notify_helper(*slot);
   } else {
     forget_session(*slot, fd);

@@ -55,6 +55,32 @@ Scenario refused{"connecting/refused", echo_once, [](std::uint16_t port) {
                    converse(fd);
                  }};
 
+// A blocking client that waits by select() before it reads: what it waits for is the server's word, not
+// a handshake's.
+Scenario selected{"connecting/select-before-reading",
+                  [](int listener) {
+                    for (int i = 0; i < 20; ++i) {
+                      int fd = take(listener);
+                      send_all(fd, "hello");
+                      note_rest(fd);
+                      close(fd);
+                    }
+                  },
+                  [](std::uint16_t port) {
+                    for (int i = 0; i < 20; ++i) {
+                      int fd = socket(AF_INET, SOCK_STREAM, 0);
+                      note("connect", try_connect(fd, port));
+                      fd_set set;
+                      FD_ZERO(&set);
+                      FD_SET(fd, &set);
+                      note("select", select(fd + 1, &set, nullptr, nullptr, nullptr));
+                      char byte;
+                      note("recv", recv(fd, &byte, 1, MSG_DONTWAIT));
+                      note_data("rest", receive_exactly(fd, 4));
+                      close(fd);
+                    }
+                  }};
+
 Scenario refused_later{"connecting/refused-nonblocking", echo_once, [](std::uint16_t port) {
                          int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
                          note("connect", try_connect(fd, closed_port()));
