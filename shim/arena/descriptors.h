@@ -16,7 +16,8 @@ struct Slot;
 inline constexpr std::uint64_t kUnknown = 0;    // nobody looked yet: probe_descriptor() decides
 inline constexpr std::uint64_t kManagedBit = 1;
 inline constexpr std::uint64_t kUnmanaged = 2;  // not a stream socket of AF_INET or AF_INET6
-inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a connection inlay knows of
+inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a connection inlay knows of;
+                                                // looked at again by every call but accept()
 inline constexpr std::uint64_t kPlain = 6;      // connected, in the clear by policy
 inline constexpr std::uint64_t kOwn = 8;        // inlay's own, not the program's
 
@@ -40,7 +41,7 @@ inline Slot *managed(int fd) noexcept {
   if (static_cast<unsigned>(fd) < kDescriptorLimit && g_descriptor_words != nullptr) [[likely]] {
     std::uint64_t word = g_descriptor_words[fd].load(std::memory_order_acquire);
     if ((word & kManagedBit) != 0) return reinterpret_cast<Slot *>(word & ~kManagedBit);
-    if (word != kUnknown) [[likely]] return nullptr;
+    if (word != kUnknown && word != kSocket) [[likely]] return nullptr;
   }
   return probe_descriptor(fd);
 }

@@ -143,17 +143,31 @@ int send_messages(Slot &slot, int fd, mmsghdr *messages, unsigned count, int fla
   return static_cast<int>(done);
 }
 
+// A close that no hook saw, and then an open: the number is no socket any more, and the call is meant
+// for what is there now.
+bool is_no_socket(int fd, ssize_t result) {
+  if (result >= 0 || errno != ENOTSOCK) return false;
+  forget_descriptor(fd);
+  return true;
+}
+
 }  // namespace
 
 extern "C" {
 
 ssize_t read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return read_one(*slot, fd, buffer, count);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = read_one(*slot, fd, buffer, count);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.read(fd, buffer, count);
 }
 
 ssize_t __read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return read_one(*slot, fd, buffer, count);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = read_one(*slot, fd, buffer, count);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.__read(fd, buffer, count);
 }
 
@@ -164,7 +178,10 @@ ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size) {
 }
 
 ssize_t readv(int fd, const struct iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) return read_parts(*slot, fd, parts, count, 0);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = read_parts(*slot, fd, parts, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.readv(fd, parts, count);
 }
 
@@ -234,17 +251,26 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
 }
 
 ssize_t write(int fd, const void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, count, 0);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = send_one(*slot, fd, buffer, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.write(fd, buffer, count);
 }
 
 ssize_t __write(int fd, const void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, count, 0);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = send_one(*slot, fd, buffer, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.__write(fd, buffer, count);
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) return send_parts(*slot, fd, parts, count, 0);
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = send_parts(*slot, fd, parts, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
   return next.writev(fd, parts, count);
 }
 

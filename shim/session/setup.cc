@@ -195,8 +195,9 @@ int connect_again(Slot &slot, int fd, const sockaddr *address, socklen_t length,
 }
 
 // A connected socket that came without a session: inherited over exec, passed by a process without
-// inlay, or made by a call no hook sees.
-Slot *adopt(int fd) noexcept {
+// inlay, or made by a call no hook sees. `connected_here`: seen before it was connected, so nobody
+// else began on it.
+Slot *adopt(int fd, bool connected_here = false) noexcept {
   const policy::Policy *policy = current_policy();
   std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
   std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
@@ -210,7 +211,7 @@ Slot *adopt(int fd) noexcept {
   }
   Decision inbound = policy::decide(*policy, policy::InboundQuery{*here});
   Decision outbound = decide_outbound(*policy, *there, nullptr);
-  bool fresh = is_fresh(fd);  // inetd, systemd
+  bool fresh = !connected_here && is_fresh(fd);  // inetd, systemd
   if (fresh && inbound.mode == Mode::strict) {
     Slot *slot = manage(fd, State::waiting, Direction::inbound, inbound, policy, *there);
     if (slot == nullptr) {
@@ -354,6 +355,12 @@ Slot *probe_descriptor(int fd) noexcept {
     errno = saved;
     return failed;
   }
+  // Still none, unless it was connected past the hooks, or by another process that has the socket.
+  bool was_unconnected = descriptor_word(fd) == kSocket;
+  if (was_unconnected && !endpoint(fd, SYS_getpeername)) {
+    errno = saved;
+    return nullptr;
+  }
   int tcp = is_tcp(fd);
   Slot *found = nullptr;
   if (tcp != -1 && in_foreign_process()) {
@@ -371,7 +378,7 @@ Slot *probe_descriptor(int fd) noexcept {
                !endpoint(fd, SYS_getpeername)) {
       set_descriptor_word(fd, kSocket);
     } else {
-      found = adopt(fd);
+      found = adopt(fd, was_unconnected);
     }
   }
   errno = saved;
