@@ -110,4 +110,23 @@ std::vector<Caution> cautions_of(const std::vector<ExaminedObject> &objects) {
   return cautions;
 }
 
+std::vector<std::string> strict_effects(const std::vector<Caution> &cautions, bool reached) {
+  auto uses = [&](std::string_view about) {
+    return std::any_of(cautions.begin(), cautions.end(),
+                       [&](const Caution &caution) { return caution.about == about; });
+  };
+  std::vector<std::string> effects;
+  if (!reached) {
+    effects.push_back("its TCP sockets give EACCES, even where --allow-unprotected starts it");
+  }
+  if (uses("Go")) effects.push_back("the TCP sockets of its Go code give EACCES");
+  if (uses("io_uring")) {
+    effects.push_back("io_uring_setup gives ENOSYS: it has to fall back to epoll");
+  }
+  effects.push_back(
+      "what it starts gains no privilege from set-user-ID or file capabilities (sudo, ping); TCP "
+      "of the C library's own (DNS over TCP, rcmd) gives EACCES");
+  return effects;
+}
+
 }  // namespace inlay::tools

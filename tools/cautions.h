@@ -27,4 +27,8 @@ struct ExaminedObject {
 // `objects`: the program and everything it is started with. Objects of libc itself say nothing.
 std::vector<Caution> cautions_of(const std::vector<ExaminedObject> &objects);
 
+// What `inlay run --strict` changes for a program with these cautions, a sentence each. `reached`:
+// libinlay.so gets into it.
+std::vector<std::string> strict_effects(const std::vector<Caution> &cautions, bool reached);
+
 }  // namespace inlay::tools

@@ -31,14 +31,14 @@ constexpr std::string_view kHelp =
     R"(Usage: inlay doctor [OPTIONS] [--] COMMAND [ARG…]
 
 Says what `inlay run` would do with a command, without starting it: whether libinlay.so gets into the
-program, what the program uses that inlay cannot protect, and whether configuration and identity are
-good.
+program, what the program uses that inlay cannot protect, what --strict would change for it, and whether
+configuration and identity are good.
 
 Options:
   --config FILE        as for inlay run
   --config-owner UID   as for inlay run
   --json               one JSON object: command, path, chain, machine, loader, library, config,
-                       identity, notes, protected, verdict
+                       identity, notes, strict, protected, verdict
 
 Example:
   inlay doctor --config redis.toml redis-server
@@ -177,6 +177,11 @@ std::string verdict(const Report &report) {
   return fmt::format("will be protected, with {} caution{}", count, count == 1 ? "" : "s");
 }
 
+std::vector<std::string> effects_of_strict(const Report &report) {
+  if (!report.program) return {};
+  return strict_effects(report.cautions, report.program->obstacle.empty());
+}
+
 void print_field(std::string_view name, const std::string &value) {
   fmt::print("{:<10} {}\n", name, printable(value));
 }
@@ -224,6 +229,7 @@ void print_human(const Report &report) {
     print_field(caution.severity == Severity::caution ? "caution" : "note",
                 fmt::format("{} ({}): {}", caution.about, names_of(caution.objects), caution.text));
   }
+  for (const std::string &effect : effects_of_strict(report)) print_field("--strict", effect);
   print_field("verdict", verdict(report));
 }
 
@@ -253,6 +259,7 @@ void print_json(const Report &report) {
          {"text", caution.text},
          {"objects", caution.objects}});
   }
+  out["strict"] = effects_of_strict(report);
   out["protected"] = report.hindrance().empty();
   out["verdict"] = verdict(report);
   fmt::print("{}\n", out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace));

@@ -14,6 +14,7 @@
 #include "policy/load.h"
 #include "tools/command_words.h"
 #include "tools/commands.h"
+#include "tools/containment.h"
 #include "tools/exit_code.h"
 #include "tools/identity_check.h"
 #include "tools/preload.h"
@@ -35,7 +36,10 @@ same process ID, terminal, signals and exit code. Its TCP connections follow the
 Options:
   --config FILE         the configuration; without it $INLAY_CONFIG, then
                         $XDG_CONFIG_HOME/inlay/config.toml, then /etc/inlay/config.toml
-  --strict              deny what the defaults would let through in the clear
+  --strict              deny what the defaults would let through in the clear, and keep what goes
+                        past libinlay.so (static programs, system calls in machine code, io_uring)
+                        from making TCP sockets; sudo, ping and others that live on set-user-ID or
+                        file capabilities gain no privilege then, in all that COMMAND starts
   --allow-unprotected   start the command even if inlay cannot get into it (static, set-user-ID, …)
   --config-owner UID    a further user who may own the configuration and its folders; repeatable
 
@@ -142,6 +146,12 @@ void run(const Options &options, const std::vector<std::string> &command) {
     auto snapshot = make_snapshot(policy);
     if (!snapshot) fail(kExitInlayFailed, snapshot.error());
     ::setenv("INLAY_SNAPSHOT", snapshot->c_str(), 1);
+  }
+  // Nothing but the exec comes after it: this program's own sockets would be refused as well.
+  if (policy.strict && !is_contained()) {
+    complain(kContainmentCost);
+    auto contained = contain();
+    if (!contained) fail(kExitInlayFailed, contained.error());
   }
   become(program->path, command);
 }

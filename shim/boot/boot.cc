@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "shim/arena/descriptors.h"
+#include "shim/arena/gate.h"
 #include "shim/arena/process.h"
 #include "shim/boot/environment.h"
 #include "shim/boot/heap.h"
@@ -23,6 +24,7 @@
 #include "shim/boot/state.h"
 #include "shim/boot/streams.h"
 #include "shim/hooks/next.h"
+#include "shim/session/contained.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
 #include "shim/session/runtime.h"
@@ -86,8 +88,12 @@ void start(char *const environment[]) noexcept {
     g_level.store(Level::inert, std::memory_order_release);
     return;
   }
+  // The filter outlives a program that drops the variable.
   const char *strict = value_of(environment, "INLAY_STRICT");
-  bool is_strict = strict != nullptr && std::strcmp(strict, "1") == 0;
+  bool contained = is_contained();
+  bool is_strict = contained || (strict != nullptr && std::strcmp(strict, "1") == 0);
+  bool gate_open = contained && open_gate();
+  if (gate_open) pass_through_gate();
   give_heap_to_openssl();
   remember_environment(environment);
   remember_strictness(is_strict);
@@ -99,6 +105,12 @@ void start(char *const environment[]) noexcept {
                .owners = value_of(environment, "INLAY_CONFIG_OWNER"),
                .strict = is_strict});
   remember_identity();
+  if (contained && !gate_open) {
+    LogFields fields;
+    fields.reason = policy::Reason::out_of_resources;
+    fields.detail = "no room for the gate page at 0x70000000: every TCP socket gives EACCES";
+    log_event(fields);
+  }
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);

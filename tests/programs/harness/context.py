@@ -54,6 +54,7 @@ class Context:
         self.build = pathlib.Path(build)
         self.inlay_command = self.build / "tools" / "inlay"
         self.library = self.build / "shim" / "libinlay.so"
+        self.strict = False  # under `inlay run --strict`
         self.plain = plain  # nothing runs under inlay: proves the case itself
         self.canary = b"CANARY-" + secrets.token_hex(16).encode()
         # Each case has an authority of its own: its events are told from others' by the name.
@@ -210,7 +211,8 @@ class Context:
         """The command line that runs argv under inlay; argv itself without a configuration."""
         if config is None:
             return list(argv)
-        return [self.inlay_command, "run", "--config", config, "--", *argv]
+        strict = ["--strict"] if self.strict else []
+        return [self.inlay_command, "run", "--config", config, *strict, "--", *argv]
 
     def start(self, name, argv, config=None, **options):
         names = [process.name for process in self.processes]

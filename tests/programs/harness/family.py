@@ -4,6 +4,7 @@ control           without inlay: the canary is seen on the tap, so looking for i
 inert             with the library preloaded and nothing configured: the same
 plaintext         under a configuration that lets everything through in the clear: the same, logged
 allowed           the peers' identities allow each other: data intact, only TLS on the tap
+strict            allowed, under inlay run --strict
 wrong-client      the server refuses the client's identity; its next allowed client is served
 wrong-server      the client refuses the server's identity
 plaintext-client  a client without inlay gets no data from a strict server
@@ -56,6 +57,10 @@ class Family:
         ctx.check_wire()
         ctx.expect_event(event=frozenset({"accepted", "closed"}), direction="inbound",
                          peer_id=ctx.spiffe_id("client"))
+
+    def strict(self, ctx):
+        ctx.strict = True
+        self.allowed(ctx)
 
     def inert(self, ctx):
         ctx.preload_inert()
@@ -147,6 +152,7 @@ class Family:
         registry.add(f"{self.name}/inert", self.inert)
         registry.add(f"{self.name}/plaintext", self.plaintext)
         registry.add(f"{self.name}/allowed", self.allowed)
+        registry.add(f"{self.name}/strict", self.strict)
         registry.add(f"{self.name}/wrong-client", self.wrong_client)
         registry.add(f"{self.name}/wrong-server", self.wrong_server)
         registry.add(f"{self.name}/plaintext-client", self.plaintext_client)

@@ -27,6 +27,20 @@ std::vector<std::string> abouts(const std::vector<ExaminedObject> &objects) {
 
 }  // namespace
 
+TEST_CASE("what --strict changes is said of the program at hand") {
+  auto count = [](std::vector<Caution> cautions, bool reached, const char *part) {
+    auto effects = strict_effects(cautions, reached);
+    return std::count_if(effects.begin(), effects.end(), [&](const std::string &effect) {
+      return effect.find(part) != std::string::npos;
+    });
+  };
+  CHECK(strict_effects({}, true).size() == 1);
+  CHECK(count({}, true, "sudo") == 1);
+  CHECK(count({}, false, "--allow-unprotected") == 1);
+  CHECK(count(cautions_of({object("/p", {"io_uring_queue_init"})}), true, "ENOSYS") == 1);
+  CHECK(count(cautions_of({object("/p", {}, {}, true)}), true, "Go") == 1);
+}
+
 TEST_CASE("signs of what inlay refuses or cannot see are named") {
   using Names = std::vector<std::string>;
   CHECK(abouts({object("/p", {"read", "connect"})}) == Names{});
