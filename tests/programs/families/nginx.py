@@ -27,7 +27,7 @@ http {{
   tcp_nopush on;
   keepalive_timeout 60;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{listen};
     root {folder}/www;
     location /upload/ {{ dav_methods PUT; create_full_put_path on; }}
   }}
@@ -57,7 +57,8 @@ class Nginx(Family):
     name = "nginx"
     probe = b"GET /canary.txt HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-    def start_server(self, ctx, port, config):
+    def start_server(self, ctx, port, config, listen=""):
+        """`listen` goes on the line that says where."""
         self.www = ctx.folder / "www"
         (self.www / "upload").mkdir(parents=True)
         (self.www / "canary.txt").write_bytes(ctx.canary)
@@ -65,7 +66,8 @@ class Nginx(Family):
         # The workers keep root where the master is root: file identities are for one user.
         user = "user root;" if os.geteuid() == 0 else ""
         file = ctx.folder / "nginx.conf"
-        file.write_text(CONFIGURATION.format(user=user, folder=ctx.folder, port=port))
+        file.write_text(CONFIGURATION.format(user=user, folder=ctx.folder, port=port,
+                                             listen=listen))
         server = ctx.start("nginx", ["/usr/sbin/nginx", "-p", ctx.folder, "-c", file], config)
         ctx.until_listening(port, server)
         until(lambda: len(self.workers(server)) == 2, "two workers")
@@ -198,3 +200,38 @@ def slow_reader(ctx):
     ctx.succeed(NGINX.curl(ctx, config, "--limit-rate", "8M", "-o", out, f"{url}/big"))
     assert digest(out) == digest(NGINX.www / "big"), "the file came changed"
     ctx.check_wire()
+
+
+@case("nginx/tls-inside", plain=True)
+def tls_inside(ctx):
+    """T79: both ends speak TLS of their own inside inlay's, with the distribution's libssl."""
+    port = ctx.port()
+    tap = ctx.tap(port)
+    certificate, key = ctx.folder / "own.pem", ctx.folder / "own.key"
+    ctx.succeed(ctx.start("openssl", [
+        "/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+        "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", certificate, "-subj",
+        "/CN=own", "-addext", "subjectAltName=IP:127.0.0.1"]))
+    more = (f" ssl; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {certificate}; "
+            f"ssl_certificate_key {key}")
+    NGINX.start_server(ctx, port, ctx.server_config(port), listen=more)
+    config = ctx.client_config(tap.port)
+    url = f"https://127.0.0.1:{tap.port}"
+    words = ["--cacert", certificate]
+    for version in ("--tlsv1.3", "--tls-max=1.2"):
+        option, _, value = version.partition("=")
+        client = NGINX.curl(ctx, config, *words, option, *([value] if value else []), "-w",
+                            " %{num_connects}\n", f"{url}/canary.txt", f"{url}/canary.txt")
+        assert ctx.succeed(client) == ctx.canary + b" 1\n" + ctx.canary + b" 0\n"
+    out = ctx.folder / "got"
+    ctx.succeed(NGINX.curl(ctx, config, *words, "-o", out, f"{url}/big"))
+    assert digest(out) == digest(NGINX.www / "big"), "the file came changed"
+    source = ctx.folder / "source"
+    write_file(source, 8, ctx.canary)
+    ctx.succeed(NGINX.curl(ctx, config, *words, "-T", source, f"{url}/upload/copy"))
+    assert digest(NGINX.www / "upload" / "copy") == digest(source), "the upload arrived changed"
+    for stream in tap.streams:
+        assert stream.canary_at is None
+        assert stream.records.error is None, stream.records.error
+        # Without inlay the program's own server name and ALPN would be there to read.
+        assert ctx.plain or b"http/1.1" not in stream.head, "the inner ClientHello is on the wire"
