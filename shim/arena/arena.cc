@@ -9,6 +9,7 @@
 
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/layout.h"
 #include "shim/arena/process.h"
 #include "shim/arena/shared_memory.h"
 #include "shim/session/lifetime.h"
@@ -16,31 +17,6 @@
 
 namespace inlay::shim {
 namespace {
-
-// What the shared mapping begins with. The first four must match for a process to take over an
-// arena that another build of inlay may have made.
-struct Header {
-  std::uint32_t magic;
-  std::uint32_t version;
-  std::uint32_t slot_size;
-  std::uint32_t uid;                        // effective, of the process that made it
-  SharedLock lock;                          // guards the free lists
-  std::atomic<bool> closed;                 // to new slots
-  std::atomic<std::uint32_t> high_water;    // slots ever used
-  std::uint32_t free_slot;                  // list of slots used before, kNoChunk ends it
-  std::uint32_t free_chunk;
-  std::uint32_t chunk_high_water;
-  std::uint32_t early_chunks;               // in use
-  char own_id[256];                         // of the process, for the log of the image that inherits
-};
-
-constexpr std::size_t kPage = 4096;
-constexpr std::size_t round_up(std::size_t bytes) { return (bytes + kPage - 1) & ~(kPage - 1); }
-
-constexpr std::size_t kCookiesAt = round_up(sizeof(Header));
-constexpr std::size_t kSlotsAt = kCookiesAt + round_up(kSlotsPerArena * sizeof(std::uint64_t));
-constexpr std::size_t kChunksAt = kSlotsAt + round_up(kSlotsPerArena * sizeof(Slot));
-constexpr std::size_t kArenaSize = kChunksAt + std::size_t{kChunksPerArena} * kChunkSize;
 
 // One mapped arena of this process.
 struct Mapping {
@@ -51,9 +27,10 @@ struct Mapping {
   Local *locals;  // process-private, wiped on fork
   int fd;         // inlay's own, for exec; -1: the memory has none
   std::uint64_t inode;
+  std::atomic<bool> foreign;  // of a process of another tree: nothing new goes there
 };
 
-Mapping g_mappings[kMaxArenas];
+constinit Mapping g_mappings[kMaxArenas] = {};
 std::atomic<unsigned> g_mapping_count{0};
 std::atomic<unsigned> g_newest{0};  // where new slots are looked for first
 std::atomic<unsigned> g_made{0};    // grows with each arena
@@ -70,17 +47,24 @@ Local *map_locals() noexcept {
   return reinterpret_cast<Local *>(result);
 }
 
-void place(Mapping &mapping, const SharedMemory &memory) noexcept {
+void place(Mapping &mapping, const SharedMemory &memory, bool foreign) noexcept {
   mapping.header = reinterpret_cast<Header *>(memory.base);
   mapping.cookies = reinterpret_cast<std::atomic<std::uint64_t> *>(memory.base + kCookiesAt);
   mapping.slots = reinterpret_cast<Slot *>(memory.base + kSlotsAt);
   mapping.chunks = reinterpret_cast<Chunk *>(memory.base + kChunksAt);
   mapping.fd = memory.fd;
   mapping.inode = memory.inode;
+  mapping.foreign.store(foreign, std::memory_order_release);
 }
 
-std::uint32_t effective_uid() noexcept {
-  return static_cast<std::uint32_t>(kernel::call(SYS_geteuid));
+// Whether new sessions of this process may go there.
+bool is_open(const Mapping &mapping) noexcept {
+  return !mapping.foreign.load(std::memory_order_acquire) &&
+         !mapping.header->closed.load(std::memory_order_acquire);
+}
+
+std::uint32_t high_water(const Mapping &mapping) noexcept {
+  return std::min(mapping.header->high_water.load(std::memory_order_acquire), kSlotsPerArena);
 }
 
 // `instead_of`: the memory that a used-up arena's is replaced with, in place; null for another one.
@@ -101,7 +85,7 @@ bool map_arena(Mapping &mapping, void *instead_of) noexcept {
   header->free_chunk = kNoChunk;
   std::memcpy(header->own_id, g_own_id, sizeof g_own_id);
   header->magic = kArenaMagic;
-  place(mapping, memory);
+  place(mapping, memory, false);
   return true;
 }
 
@@ -109,11 +93,11 @@ bool is_within(const Mapping &mapping, const Slot *slot) noexcept {
   return slot >= mapping.slots && slot < mapping.slots + kSlotsPerArena;
 }
 
-// Closed to new slots, and this process shares none of its sessions any more: those that are left
+// Nothing new goes there, and this process shares none of its sessions any more: those that are left
 // are other processes'.
 bool is_used_up(const Mapping &mapping) noexcept {
-  if (!mapping.header->closed.load(std::memory_order_acquire)) return false;
-  std::uint32_t used = mapping.header->high_water.load(std::memory_order_acquire);
+  if (is_open(mapping)) return false;
+  std::uint32_t used = high_water(mapping);
   for (std::uint32_t index = 0; index < used; ++index) {
     const Local &mine = mapping.locals[index];
     if (mine.descriptor != 0 || mine.task != nullptr) return false;
@@ -136,6 +120,15 @@ bool renew(Mapping &mapping) noexcept {
   return true;
 }
 
+// Of the mapping that a further arena may have: one that is used up, or the next; kMaxArenas when
+// there is none. g_mappings_lock held.
+unsigned free_mapping() noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_relaxed);
+  unsigned index = 0;
+  while (index < count && !is_used_up(g_mappings[index])) ++index;
+  return index;
+}
+
 // A fresh arena, when `made` were made before; or the one another thread has made meanwhile.
 Mapping *another_mapping(unsigned made) noexcept {
   Locked guard(g_mappings_lock);
@@ -144,8 +137,7 @@ Mapping *another_mapping(unsigned made) noexcept {
     return &g_mappings[g_newest.load(std::memory_order_relaxed)];
   }
   unsigned count = g_mapping_count.load(std::memory_order_relaxed);
-  unsigned index = 0;
-  while (index < count && !is_used_up(g_mappings[index])) ++index;
+  unsigned index = free_mapping();
   if (index == kMaxArenas) return nullptr;
   if (!(index < count ? renew(g_mappings[index]) : map_arena(g_mappings[index], nullptr))) {
     return nullptr;
@@ -160,7 +152,7 @@ Mapping *open_mapping() noexcept {
   unsigned made = g_made.load(std::memory_order_acquire);
   if (made > 0) {
     Mapping &newest = g_mappings[g_newest.load(std::memory_order_acquire)];
-    if (!newest.header->closed.load(std::memory_order_acquire)) return &newest;
+    if (is_open(newest)) return &newest;
   }
   return another_mapping(made);  // fork closes all
 }
@@ -171,6 +163,21 @@ Mapping &mapping_of(const Slot &slot) noexcept {
     if (is_within(g_mappings[i], &slot)) return g_mappings[i];
   }
   return g_mappings[0];
+}
+
+// Not Slot::index, which another process may have written.
+std::uint32_t index_of(const Mapping &mapping, const Slot &slot) noexcept {
+  return is_within(mapping, &slot) ? static_cast<std::uint32_t>(&slot - mapping.slots) : 0;
+}
+
+Slot *find_in(Mapping &mapping, std::uint64_t cookie) noexcept {
+  std::uint32_t used = high_water(mapping);
+  for (std::uint32_t index = 0; index < used; ++index) {
+    if (mapping.cookies[index].load(std::memory_order_acquire) == cookie) {
+      return &mapping.slots[index];
+    }
+  }
+  return nullptr;
 }
 
 void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
@@ -207,11 +214,16 @@ static Slot *allocate_in(Mapping &mapping, std::uint64_t cookie, State state) no
   Locked guard(header.lock);
   if (guard.reentered()) return nullptr;
   std::uint32_t index = header.free_slot;
-  if (index != kNoChunk) {
+  // What a process of another tree knows of a slot must never be of an earlier session.
+  bool once = header.adopted.load(std::memory_order_acquire);
+  if (index < kSlotsPerArena && !once) {
     header.free_slot = mapping.slots[index].next_free;
   } else {
     index = header.high_water.load(std::memory_order_relaxed);
-    if (index == kSlotsPerArena) return nullptr;
+    if (index >= kSlotsPerArena) {
+      if (once) header.closed.store(true, std::memory_order_release);
+      return nullptr;
+    }
     mapping.slots[index].index = index;
     header.high_water.store(index + 1, std::memory_order_release);
   }
@@ -229,7 +241,7 @@ Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
   Slot *slot = mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
   // Full: what has become free in the older ones first.
   for (unsigned i = 0; slot == nullptr && mapping != nullptr && i < count; ++i) {
-    if (g_mappings[i].header->closed.load(std::memory_order_acquire)) continue;
+    if (!is_open(g_mappings[i])) continue;
     slot = allocate_in(g_mappings[i], cookie, state);
   }
   if (slot != nullptr || mapping == nullptr) return slot;
@@ -239,7 +251,8 @@ Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
 
 void free_slot(Slot &slot) noexcept {
   Mapping &mapping = mapping_of(slot);
-  mapping.cookies[slot.index].store(0, std::memory_order_release);
+  const std::uint32_t index = index_of(mapping, slot);
+  mapping.cookies[index].store(0, std::memory_order_release);
   drop_local(slot);
   queue_clear(slot, slot.sending.early);
   queue_clear(slot, slot.sending.tail);
@@ -251,28 +264,26 @@ void free_slot(Slot &slot) noexcept {
   Locked guard(mapping.header->lock);
   if (guard.reentered()) return;  // the slot is lost, nothing else
   slot.next_free = mapping.header->free_slot;
-  mapping.header->free_slot = slot.index;
+  mapping.header->free_slot = index;
 }
 
 Slot *find_slot(std::uint64_t cookie) noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   for (unsigned i = count; i-- > 0;) {
-    Mapping &mapping = g_mappings[i];
-    std::uint32_t used = mapping.header->high_water.load(std::memory_order_acquire);
-    for (std::uint32_t index = 0; index < used; ++index) {
-      if (mapping.cookies[index].load(std::memory_order_acquire) == cookie) {
-        return &mapping.slots[index];
-      }
-    }
+    if (Slot *slot = find_in(g_mappings[i], cookie)) return slot;
   }
   return nullptr;
 }
 
-Local &local(Slot &slot) noexcept { return mapping_of(slot).locals[slot.index]; }
+Local &local(Slot &slot) noexcept {
+  Mapping &mapping = mapping_of(slot);
+  return mapping.locals[index_of(mapping, slot)];
+}
 
 void close_arenas() noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   for (unsigned i = 0; i < count; ++i) {
+    if (g_mappings[i].foreign.load(std::memory_order_relaxed)) continue;
     g_mappings[i].header->closed.store(true, std::memory_order_relaxed);
   }
 }
@@ -316,17 +327,21 @@ bool is_arena_descriptor(int fd) noexcept {
   return false;
 }
 
+bool is_foreign_arena(unsigned arena) noexcept {
+  return g_mappings[arena].foreign.load(std::memory_order_acquire);
+}
+
 bool adopt_arena(ArenaDescriptor descriptor) noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_relaxed);
   if (count == kMaxArenas) return false;
   Mapping &mapping = g_mappings[count];
   SharedMemory memory = map_inherited(descriptor.fd, descriptor.inode, kArenaSize);
-  if (memory.base == nullptr) return false;
-  place(mapping, memory);
-  const Header &header = *mapping.header;
-  if (header.magic != kArenaMagic || header.version != kArenaVersion ||
-      header.slot_size != sizeof(Slot) || header.uid != effective_uid() ||
-      (mapping.locals = map_locals()) == nullptr) {
+  if (memory.base == nullptr) {
+    close_own(memory.fd);
+    return false;
+  }
+  place(mapping, memory, false);
+  if (!is_of_this_build(*mapping.header) || (mapping.locals = map_locals()) == nullptr) {
     kernel::call(SYS_munmap, kernel::word(memory.base), kArenaSize);
     close_own(memory.fd);
     return false;
@@ -339,12 +354,74 @@ bool adopt_arena(ArenaDescriptor descriptor) noexcept {
   return true;
 }
 
+// From now on nothing renews the mapping under it. g_mappings_lock held.
+static void claim(Mapping &mapping, Slot &slot, int fd) noexcept {
+  Local &mine = mapping.locals[index_of(mapping, slot)];
+  if (mine.descriptor != 0) return;
+  if (mapping.foreign.load(std::memory_order_relaxed)) {
+    drop_local(slot);
+    Task *task = mine.task;
+    mine.reset();
+    mine.task = task;
+    mine.inherited = true;
+  }
+  mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
+}
+
+Slot *claim_slot(std::uint64_t cookie, int fd) noexcept {
+  Locked guard(g_mappings_lock);
+  Slot *slot = find_slot(cookie);
+  if (slot != nullptr && !guard.reentered()) claim(mapping_of(*slot), *slot, fd);
+  return slot;
+}
+
+static Mapping *mapping_with(std::uint64_t inode) noexcept {
+  unsigned count = g_mapping_count.load(std::memory_order_relaxed);
+  for (unsigned i = 0; i < count; ++i) {
+    if (g_mappings[i].fd >= 0 && g_mappings[i].inode == inode) return &g_mappings[i];
+  }
+  return nullptr;
+}
+
+bool is_mapped_arena(std::uint64_t inode) noexcept { return mapping_with(inode) != nullptr; }
+
+Slot *join_arena(ArenaDescriptor descriptor, std::uint64_t cookie, int fd) noexcept {
+  Locked guard(g_mappings_lock);
+  unsigned index = guard.reentered() ? kMaxArenas : free_mapping();
+  Mapping *mapping = index == kMaxArenas ? nullptr : mapping_with(descriptor.inode);
+  if (index == kMaxArenas || mapping != nullptr) {
+    kernel::close(descriptor.fd);  // no room, or another thread was here first
+  } else {
+    mapping = &g_mappings[index];
+    unsigned count = g_mapping_count.load(std::memory_order_relaxed);
+    bool fresh = index == count;
+    if (fresh && mapping->locals == nullptr) mapping->locals = map_locals();
+    SharedMemory memory;
+    if (mapping->locals != nullptr) {
+      memory = map_inherited(descriptor.fd, descriptor.inode, kArenaSize,
+                             fresh ? nullptr : mapping->header);
+    }
+    if (memory.fd < 0) kernel::close(descriptor.fd);
+    if (memory.base == nullptr) {
+      close_own(memory.fd);
+      return nullptr;
+    }
+    if (!fresh) close_own(mapping->fd);
+    place(*mapping, memory, true);
+    mapping->header->adopted.store(true, std::memory_order_seq_cst);
+    if (fresh) g_mapping_count.store(count + 1, std::memory_order_release);
+  }
+  Slot *slot = mapping != nullptr ? find_in(*mapping, cookie) : nullptr;
+  if (slot != nullptr) claim(*mapping, *slot, fd);
+  return slot;
+}
+
 void reset_arena_locks() noexcept { g_mappings_lock.reset(); }
 
 unsigned arena_count() noexcept { return g_mapping_count.load(std::memory_order_acquire); }
 
 std::uint32_t arena_high_water(unsigned arena) noexcept {
-  return g_mappings[arena].header->high_water.load(std::memory_order_acquire);
+  return high_water(g_mappings[arena]);
 }
 
 Slot *arena_slot(unsigned arena, std::uint32_t index) noexcept {
@@ -357,10 +434,10 @@ std::uint32_t take_chunk(Slot &slot, bool early) noexcept {
   Locked guard(header.lock);
   if (guard.reentered() || (early && header.early_chunks == kEarlyChunks)) return kNoChunk;
   std::uint32_t chunk = header.free_chunk;
-  if (chunk != kNoChunk) {
+  if (chunk < kChunksPerArena) {
     header.free_chunk = mapping.chunks[chunk].next;
   } else {
-    if (header.chunk_high_water == kChunksPerArena) return kNoChunk;
+    if (header.chunk_high_water >= kChunksPerArena) return kNoChunk;
     chunk = header.chunk_high_water++;
   }
   mapping.chunks[chunk].next = kNoChunk;
@@ -374,69 +451,17 @@ std::uint32_t take_chunk(Slot &slot, bool early) noexcept {
 void return_chunk(Slot &slot, std::uint32_t chunk) noexcept {
   Mapping &mapping = mapping_of(slot);
   // Early data is plaintext: it does not outlive its use.
-  Chunk &returned = mapping.chunks[chunk];
+  Chunk &returned = chunk_at(slot, chunk);
   std::memset(returned.bytes, 0, std::min<std::size_t>(returned.end, kChunkBytes));
   Locked guard(mapping.header->lock);
   if (guard.reentered()) return;
   mapping.header->early_chunks -= returned.early;
   returned.next = mapping.header->free_chunk;
-  mapping.header->free_chunk = chunk;
+  mapping.header->free_chunk = std::min(chunk, kChunksPerArena - 1);
 }
 
-Chunk &chunk_at(Slot &slot, std::uint32_t chunk) noexcept { return mapping_of(slot).chunks[chunk]; }
-
-std::size_t queue_append(Slot &slot, Queue &queue, const std::uint8_t *bytes,
-                         std::size_t length) noexcept {
-  std::size_t done = 0;
-  while (done < length) {
-    if (queue.last == kNoChunk || chunk_at(slot, queue.last).end == kChunkBytes) {
-      std::uint32_t fresh = take_chunk(slot, &queue == &slot.sending.early);
-      if (fresh == kNoChunk) break;
-      if (queue.last == kNoChunk) {
-        queue.first = fresh;
-      } else {
-        chunk_at(slot, queue.last).next = fresh;
-      }
-      queue.last = fresh;
-    }
-    Chunk &chunk = chunk_at(slot, queue.last);
-    std::size_t part = std::min<std::size_t>(length - done, kChunkBytes - chunk.end);
-    std::memcpy(chunk.bytes + chunk.end, bytes + done, part);
-    chunk.end += static_cast<std::uint32_t>(part);
-    queue.length += part;
-    done += part;
-  }
-  return done;
-}
-
-std::span<std::uint8_t> queue_front(Slot &slot, Queue &queue) noexcept {
-  if (queue.first == kNoChunk) return {};
-  Chunk &chunk = chunk_at(slot, queue.first);
-  return {chunk.bytes + chunk.begin, chunk.end - chunk.begin};
-}
-
-void queue_pop(Slot &slot, Queue &queue, std::size_t length) noexcept {
-  while (length > 0 && queue.first != kNoChunk) {
-    std::uint32_t first = queue.first;
-    Chunk &chunk = chunk_at(slot, first);
-    std::size_t part = std::min<std::size_t>(length, chunk.end - chunk.begin);
-    chunk.begin += static_cast<std::uint32_t>(part);
-    queue.length -= part;
-    length -= part;
-    if (chunk.begin < chunk.end) break;
-    queue.first = chunk.next;
-    if (queue.first == kNoChunk) queue.last = kNoChunk;
-    return_chunk(slot, first);
-  }
-}
-
-void queue_clear(Slot &slot, Queue &queue) noexcept {
-  while (queue.first != kNoChunk) {
-    std::uint32_t first = queue.first;
-    queue.first = chunk_at(slot, first).next;
-    return_chunk(slot, first);
-  }
-  queue = Queue{};
+Chunk &chunk_at(Slot &slot, std::uint32_t chunk) noexcept {
+  return mapping_of(slot).chunks[std::min(chunk, kChunksPerArena - 1)];
 }
 
 }  // namespace inlay::shim

@@ -16,7 +16,7 @@
 namespace inlay::shim {
 
 inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
-inline constexpr std::uint32_t kArenaVersion = 2;  // of the layout of Header, Slot and Chunk
+inline constexpr std::uint32_t kArenaVersion = 3;  // of the layout of Header, Slot and Chunk
 inline constexpr std::uint32_t kSlotsPerArena = 2048;
 inline constexpr unsigned kMaxArenas = 128;  // mapped by one process at a time
 inline constexpr std::uint32_t kChunkSize = 20480;
@@ -77,6 +77,26 @@ std::string_view own_id_in_arena(unsigned arena) noexcept;
 // descriptor inlay's own. False when it is not an arena of this build and this uid; a descriptor that
 // does not name such memory is left alone.
 bool adopt_arena(ArenaDescriptor descriptor) noexcept;
+
+// --- arenas of other process trees --------------------------------------------------------------
+
+// A connection that comes in a message may belong to a session in the arena of a process that shares
+// none with this one. Its arena is mapped then: for the sessions in it that this process has
+// descriptors of, not for new ones. Slots of such an arena are used once.
+
+// What `fd` names is the memory of an arena of this build and this uid, and one of its sessions has
+// the cookie. Trusts nothing in it, maps nothing. `inode` is the memory's.
+bool is_arena_with(int fd, std::uint64_t cookie, std::uint64_t *inode) noexcept;
+// Whether this process has mapped it already.
+bool is_mapped_arena(std::uint64_t inode) noexcept;
+// Maps it, and claims the slot for the descriptor `fd`, as below. Takes the arena's descriptor. Null
+// when that cannot be, or the session has ended meanwhile.
+Slot *join_arena(ArenaDescriptor arena, std::uint64_t cookie, int fd) noexcept;
+// find_slot() for a new descriptor: until it is joined or disclaimed, the slot's arena stays.
+Slot *claim_slot(std::uint64_t cookie, int fd) noexcept;
+bool is_foreign_arena(unsigned arena) noexcept;
+// What another process wrote into the slot can be worked with: no number leads out of it.
+bool is_sound(const Slot &slot) noexcept;
 
 // --- chunks -------------------------------------------------------------------------------------
 

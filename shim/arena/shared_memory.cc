@@ -74,27 +74,32 @@ SharedMemory make_shared_memory(std::size_t size, void *at) noexcept {
   return {.base = map(-1, size, at)};
 }
 
-bool is_shared_memory(int fd, std::uint64_t inode, std::size_t size) noexcept {
+bool is_shared_memory(int fd, std::size_t size, std::uint64_t *inode) noexcept {
   struct stat info {};
   if (fd < 0 || kernel::call(SYS_fstat, fd, kernel::word(&info)) != 0) return false;
-  if (!S_ISREG(info.st_mode) || info.st_ino != inode || info.st_size != static_cast<off_t>(size) ||
+  if (!S_ISREG(info.st_mode) || info.st_size != static_cast<off_t>(size) ||
       static_cast<long>(info.st_uid) != kernel::call(SYS_geteuid)) {
     return false;
   }
+  *inode = info.st_ino;
   long seals = kernel::call(SYS_fcntl, fd, F_GET_SEALS);
   return seals >= 0 && (seals & kSeals) == kSeals;
 }
 
-SharedMemory map_inherited(int fd, std::uint64_t inode, std::size_t size) noexcept {
+bool is_shared_memory(int fd, std::uint64_t inode, std::size_t size) noexcept {
+  std::uint64_t found = 0;
+  return is_shared_memory(fd, size, &found) && found == inode;
+}
+
+SharedMemory map_inherited(int fd, std::uint64_t inode, std::size_t size, void *at) noexcept {
   SharedMemory memory;
   if (!is_shared_memory(fd, inode, size)) return memory;
-  memory.base = map(fd, size, nullptr);
-  if (memory.base == nullptr) return memory;
+  // In this order: what `at` replaces is gone when the mapping is made.
   memory.fd = make_own(fd);
+  if (memory.fd < 0) return memory;
   memory.inode = inode;
-  if (memory.fd >= 0) return memory;
-  kernel::call(SYS_munmap, kernel::word(memory.base), static_cast<long>(size));
-  return {};
+  memory.base = map(memory.fd, size, at);
+  return memory;
 }
 
 }  // namespace inlay::shim

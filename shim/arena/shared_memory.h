@@ -20,9 +20,13 @@ SharedMemory make_shared_memory(std::size_t size, void *at) noexcept;
 
 // True when `fd` is such a memfd: inode, size, seals and the owner are right.
 bool is_shared_memory(int fd, std::uint64_t inode, std::size_t size) noexcept;
+// The same of memory whose inode is not known beforehand.
+bool is_shared_memory(int fd, std::size_t size, std::uint64_t *inode) noexcept;
 
-// Maps one that came over exec; its descriptor becomes inlay's own. No memory, and `fd` as it was,
-// when it is not.
-SharedMemory map_inherited(int fd, std::uint64_t inode, std::size_t size) noexcept;
+// Maps one that another process or image made; its descriptor becomes inlay's own. Without memory,
+// and with `fd` as it was, when it is not one; with a descriptor all the same when there is no room
+// for it. `at` as above.
+SharedMemory map_inherited(int fd, std::uint64_t inode, std::size_t size,
+                           void *at = nullptr) noexcept;
 
 }  // namespace inlay::shim

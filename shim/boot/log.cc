@@ -267,6 +267,10 @@ void log_own_id(std::string_view id) noexcept {
   if (file != nullptr) copy_text(file->own_id, sizeof file->own_id, id);
 }
 
+void log_own_id_if_none(std::string_view id) noexcept {
+  if (g_log.own_id[0] == '\0') log_own_id(id);
+}
+
 void start_log(const char *json_file) noexcept {
   g_log.json_file.store(json_file, std::memory_order_release);
   // Of the first thread, which this is: later the name may be any thread's.

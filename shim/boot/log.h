@@ -34,6 +34,8 @@ void log_event(const LogFields &fields) noexcept;
 
 // The header's own_id; shown from then on.
 void log_own_id(std::string_view id) noexcept;
+// The same where no ID is known yet.
+void log_own_id_if_none(std::string_view id) noexcept;
 
 // Makes the file. `json_file`: "" for none; must live as long as the process.
 void start_log(const char *json_file) noexcept;

@@ -60,11 +60,11 @@ constexpr int kKnownRwf = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_AP
 
 // Descriptors another process sent (SCM_RIGHTS) took numbers inlay may have known as others. A message
 // that was only looked at stays in flight.
-void take_in(const msghdr *message, int flags) {
+void take_in(int over, const msghdr *message, int flags) {
   if (!boot::active()) return;
-  for_each_passed(message, [flags](int fd) {
+  for_each_passed(message, [over, flags](int fd) {
     created(fd);
-    if ((flags & MSG_PEEK) == 0) arrived(fd);
+    if ((flags & MSG_PEEK) == 0) arrived(fd, over);
   });
 }
 
@@ -236,7 +236,7 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t size, int fla
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
   if (Slot *slot = managed(fd)) return receive_message(*slot, fd, message, flags);
   ssize_t result = next.recvmsg(fd, message, flags);
-  if (result >= 0 && message->msg_controllen != 0) take_in(message, flags);
+  if (result >= 0 && message->msg_controllen != 0) take_in(fd, message, flags);
   return result;
 }
 
@@ -245,7 +245,7 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
   if (Slot *slot = managed(fd)) return receive_messages(*slot, fd, messages, count, flags, timeout);
   int result = next.recvmmsg(fd, messages, count, flags, timeout);
   for (int i = 0; i < result; ++i) {
-    if (messages[i].msg_hdr.msg_controllen != 0) take_in(&messages[i].msg_hdr, flags);
+    if (messages[i].msg_hdr.msg_controllen != 0) take_in(fd, &messages[i].msg_hdr, flags);
   }
   return result;
 }

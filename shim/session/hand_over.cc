@@ -8,6 +8,7 @@
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/holders.h"
+#include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/open_descriptors.h"
 #include "shim/session/spawn_actions.h"
@@ -20,12 +21,8 @@ bool impossible() noexcept { return arena_count() == 0 || boot::sandboxed(); }
 }  // namespace
 
 Slot *session_of(int fd) noexcept {
-  std::uint64_t cookie = 0;
-  socklen_t length = sizeof(cookie);
-  if (kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0 || cookie == 0) {
-    return nullptr;
-  }
-  return find_slot(cookie);
+  std::uint64_t cookie = cookie_of(fd);
+  return cookie == 0 ? nullptr : find_slot(cookie);
 }
 
 void HandOver::for_exec() noexcept {
@@ -74,7 +71,7 @@ HandOver::~HandOver() {
 }
 
 // `shared`: this process, or the parent of this vfork child, goes on with the arenas: what it makes
-// from now on is its own.
+// from now on is its own. So are another tree's.
 void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
   for (unsigned arena = 0; arena < arena_count() && given_.count < kMaxInherited; ++arena) {
     if (!wanted[arena]) continue;
@@ -85,7 +82,7 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
     if (copy < 0) continue;
     // So that a child another thread forks just now does not keep it.
     if (!borrowed_) set_descriptor_word(static_cast<int>(copy), kOwn);
-    if (shared) close_arena(arena);
+    if (shared || is_foreign_arena(arena)) close_arena(arena);
     given_.arenas[given_.count++] = {static_cast<int>(copy), from.inode};
   }
   if (given_.count == 0) return replace_marks(0);

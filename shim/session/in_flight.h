@@ -29,7 +29,7 @@ void for_each_passed(const msghdr *message, F &&visit) noexcept {
 // sendmsg and sendmmsg on a descriptor that is not managed, with control data. Cancellation points.
 ssize_t send_passing(int fd, const msghdr *message, int flags);
 int send_all_passing(int fd, mmsghdr *messages, unsigned count, int flags);
-// A descriptor came in a message, which is not in the queue any more.
-void arrived(int fd) noexcept;
+// A descriptor came in a message over `over`, and is not in the queue any more. Preserves errno.
+void arrived(int fd, int over) noexcept;
 
 }  // namespace inlay::shim

@@ -100,6 +100,10 @@ void keep_watch() noexcept;
 // Takes an inbound session nobody has touched yet: this process becomes its owner.
 void take_ownership(Slot &slot, int fd) noexcept;
 
+// SO_COOKIE; 0 for what is no socket.
+std::uint64_t cookie_of(int fd) noexcept;
+// A TCP socket that is connected (setup.cc).
+bool is_connection(int fd) noexcept;
 // Nothing was sent on the connection and all that was received is still unread: nobody has begun
 // anything on it (setup.cc).
 bool is_fresh(int fd) noexcept;

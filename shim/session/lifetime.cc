@@ -106,6 +106,13 @@ void request_end(Slot &slot) noexcept {
   slot.sending.shut_requested = true;
 }
 
+// Established, and nobody has asked for the end yet.
+bool end_is_due(Slot &slot) noexcept {
+  if (slot.state.load(std::memory_order_acquire) != State::established) return false;
+  Locked guard(slot.send_lock);
+  return !guard.reentered() && !guard.owner_gone() && !slot.sending.shut_requested;
+}
+
 enum class End : std::uint8_t { other_descriptors, ended, lingers };
 
 // Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
@@ -205,12 +212,22 @@ void finish_linger(Slot &slot) noexcept {
   Local &mine = local(slot);
   int own = static_cast<int>(mine.descriptor) - 1;
   if (received_again(slot, own)) return count_off_lingering();
-  mine.descriptor = 0;
-  mine.hidden = false;
-  bool last = !held_elsewhere(slot);
-  if (last) swallow_control_records(slot, own);
-  log_end(slot, own);
-  release_holder(slot, process_id());
+  bool last = false;
+  {
+    Locked life(slot.life_lock);
+    last = !held_elsewhere(slot);
+    bool unread = last && swallow_control_records(slot, own);
+    if (last && !unread && end_is_due(slot)) {
+      // Whoever else had it is gone meanwhile, and left the end to this process.
+      request_end(slot);
+      notify_helper(slot);
+      return;
+    }
+    mine.descriptor = 0;
+    mine.hidden = false;
+    log_end(slot, own);
+    release_holder(slot, process_id());
+  }
   close_own(own);
   if (last) {
     set_state(slot, State::failed);
@@ -221,12 +238,33 @@ void finish_linger(Slot &slot) noexcept {
   count_off_lingering();
 }
 
-void join_session(Slot &slot, int fd) noexcept {
-  Locked life(slot.life_lock);
+// life_lock held.
+static void add_to(Slot &slot, int fd) noexcept {
   add_descriptor(slot, process_id());
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_descriptor_word(fd, managed_word(&slot));
+}
+
+void join_session(Slot &slot, int fd) noexcept {
+  Locked life(slot.life_lock);
+  add_to(slot, fd);
+}
+
+bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
+  Locked life(slot.life_lock);
+  State state = slot.state.load(std::memory_order_acquire);
+  bool ends = state == State::free || slot.cookie.load(std::memory_order_acquire) != cookie ||
+              // Failed, and nobody has it any more: the slot is about to be free.
+              (state == State::failed && find_holder(slot, process_id()) == nullptr &&
+               !held_elsewhere(slot));
+  if (!ends) {
+    add_to(slot, fd);
+    return true;
+  }
+  Local &mine = local(slot);
+  if (mine.descriptor == static_cast<std::uint32_t>(fd) + 1) mine.descriptor = 0;
+  return false;
 }
 
 void expect_child() noexcept {

@@ -8,6 +8,9 @@ namespace inlay::shim {
 
 // fd, probed from the kernel, names a session this process shares: it becomes a holder.
 void join_session(Slot &slot, int fd) noexcept;
+// The same for a slot claim_slot() found, which another process may be ending: false when it is over, or
+// the slot is not the cookie's; the claim is given up then.
+bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept;
 // fork: before it, every session is told of a child; in the child, fd's session takes it in.
 void expect_child() noexcept;
 void join_as_child(Slot &slot, int fd) noexcept;

@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "shim/arena/kernel.h"
+#include "shim/session/proc.h"
 
 namespace inlay::shim {
 
@@ -27,22 +27,10 @@ void for_each_open_descriptor(F &&visit) noexcept {
     for (int fd = 0; fd < end; ++fd) visit(fd);
     return;
   }
-  // linux_dirent64: inode, offset, length of the entry, type, name.
-  constexpr long kLengthAt = 16, kNameAt = 19;
-  alignas(std::uint64_t) char entries[2048];
-  for (;;) {
-    long got = kernel::call(SYS_getdents64, folder, kernel::word(entries), sizeof entries);
-    if (got <= 0) break;
-    for (long at = 0; at < got;) {
-      std::uint16_t length;
-      std::memcpy(&length, entries + at + kLengthAt, sizeof length);
-      int fd = 0;
-      const char *name = entries + at + kNameAt;
-      for (; *name >= '0' && *name <= '9'; ++name) fd = fd * 10 + (*name - '0');
-      if (*name == '\0' && fd != static_cast<int>(folder)) visit(fd);
-      at += length;
-    }
-  }
+  for_each_number(static_cast<int>(folder), [&](std::uint32_t fd) {
+    if (fd != static_cast<std::uint32_t>(folder)) visit(static_cast<int>(fd));
+    return true;
+  });
   kernel::close(static_cast<int>(folder));
 }
 

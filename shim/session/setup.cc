@@ -13,6 +13,8 @@
 #include "shim/boot/level.h"
 #include "shim/hooks/next.h"
 #include "shim/session/cancel.h"
+#include "shim/session/elsewhere.h"
+#include "shim/session/holders.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
@@ -54,12 +56,6 @@ int is_tcp(int fd) noexcept {
   return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ? 1 : 0;
 }
 
-std::uint64_t cookie_of(int fd) noexcept {
-  std::uint64_t cookie = 0;
-  socklen_t length = sizeof(cookie);
-  return kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
-}
-
 std::optional<Endpoint> endpoint(int fd, long call) noexcept {
   sockaddr_storage address{};
   socklen_t length = sizeof(address);
@@ -77,6 +73,7 @@ Slot *current_session(int fd) noexcept {
 void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t rule,
                       const char *detail) noexcept {
   Slot *slot = beyond_table(fd) ? nullptr : allocate_slot(cookie_of(fd), State::handshaking);
+  if (slot != nullptr) slot->remote = endpoint(fd, SYS_getpeername).value_or(Endpoint{});
   kernel::shut_down(fd, SHUT_RDWR);
   if (slot == nullptr) {
     set_descriptor_word(fd, managed_word(&closing_session()));
@@ -95,7 +92,9 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
              const policy::Policy *policy, const Endpoint &remote) noexcept {
   std::uint64_t cookie = beyond_table(fd) ? 0 : cookie_of(fd);
   if (cookie == 0) return nullptr;
-  if (Slot *stale = find_slot(cookie)) {
+  Slot *stale = find_slot(cookie);
+  // In another tree's arena it is not this process's to end.
+  if (stale != nullptr && !(is_foreign_arena(arena_of(*stale)) && find_holder(*stale, process_id()) == nullptr)) {
     // A cookie outlives a connection: what is left of the previous one has no more say.
     set_state(*stale, State::failed);
     drop_session(*stale);
@@ -223,11 +222,23 @@ Slot *adopt(int fd, bool connected_here = false) noexcept {
     set_descriptor_word(fd, kPlain);
     return nullptr;
   }
+  if (Slot *joined = join_from_anywhere(fd)) return joined;
   refuse_connected(fd, Direction::none, Reason::inherited_unknown, policy::kNoRule, "");
   return current_session(fd);
 }
 
 }  // namespace
+
+std::uint64_t cookie_of(int fd) noexcept {
+  std::uint64_t cookie = 0;
+  socklen_t length = sizeof(cookie);
+  return kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
+bool is_connection(int fd) noexcept {
+  return is_tcp(fd) == 1 && int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) == 0 &&
+         endpoint(fd, SYS_getpeername);
+}
 
 bool is_fresh(int fd) noexcept {
   tcp_info info{};
@@ -370,15 +381,11 @@ Slot *probe_descriptor(int fd) noexcept {
   } else if (tcp == 0) {
     set_descriptor_word(fd, kUnmanaged);
   } else if (tcp == 1) {
-    std::uint64_t cookie = cookie_of(fd);
-    found = find_slot(cookie);
-    if (found != nullptr) {
-      join_session(*found, fd);
-    } else if (int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0 ||
-               !endpoint(fd, SYS_getpeername)) {
-      set_descriptor_word(fd, kSocket);
-    } else {
+    found = join_known(cookie_of(fd), fd);
+    if (found == nullptr && is_connection(fd)) {
       found = adopt(fd, was_unconnected);
+    } else if (found == nullptr) {
+      set_descriptor_word(fd, kSocket);
     }
   }
   errno = saved;

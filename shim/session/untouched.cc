@@ -16,6 +16,7 @@
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/local.h"
+#include "shim/session/proc.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -66,32 +67,9 @@ Doing doing_in(long call) noexcept {
   }
 }
 
-// Text built from the right: paths of /proc without a formatter.
-class Path {
- public:
-  Path() noexcept { *begin_ = '\0'; }
-  Path &before(const char *text) noexcept {
-    std::size_t length = std::strlen(text);
-    begin_ -= length;
-    std::memcpy(begin_, text, length);
-    return *this;
-  }
-  Path &before(std::uint32_t number) noexcept {
-    do {
-      *--begin_ = static_cast<char>('0' + number % 10);
-    } while ((number /= 10) != 0);
-    return *this;
-  }
-  const char *text() const noexcept { return begin_; }
-
- private:
-  char bytes_[64];
-  char *begin_ = bytes_ + sizeof(bytes_) - 1;
-};
-
 Doing look_at(std::uint32_t thread) noexcept {
   if (boot::sandboxed()) return Doing::hidden;
-  Path path;
+  ProcPath path;
   path.before("/syscall").before(thread).before("/proc/self/task/");
   long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
   if (fd == -ENOENT || fd == -ESRCH) {
@@ -129,7 +107,7 @@ bool is_hidden(const Slot &slot) noexcept {
 
 // The inode of a standard stream of another process; 0 when it is no socket.
 std::uint64_t socket_of(std::uint32_t process, std::uint32_t stream) noexcept {
-  Path path;
+  ProcPath path;
   path.before(stream).before("/fd/").before(process).before("/proc/");
   char target[64];
   long length = kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(path.text()),

@@ -1,4 +1,4 @@
-// A connection goes on in the next image, and in the process it is passed to.
+// A connection goes on in the next image.
 #include <spawn.h>
 #include <sys/stat.h>
 
@@ -361,73 +361,6 @@ Scenario bystander{"executing/one-that-does-not-care", echo, [](std::uint16_t po
                      }
                      note("shutdown", shutdown(fd, SHUT_WR));
                      note_rest(fd);
-                   }};
-
-// --- in a message ----------------------------------------------------------------------------------
-
-bool pass(int to, int fd) {
-  char data = 'x';
-  iovec part{&data, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
-  cmsghdr *rights = CMSG_FIRSTHDR(&message);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-  return sendmsg(to, &message, 0) == 1;
-}
-int unpack(int from, int flags) {
-  char data;
-  iovec part{&data, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
-  if (recvmsg(from, &message, flags) != 1) return -1;
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-  return fd;
-}
-
-// The child has the connection from the fork, closes it, and gets it back later.
-Scenario passed_on{"executing/passed-to-another-process", echo, [](std::uint16_t port) {
-                     int fd = dial(port);
-                     note("asked", ask(fd, "before"));
-                     int pair[2];
-                     socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
-                     pid_t child = fork();
-                     if (child == 0) {
-                       call_myself("child");
-                       close(fd);
-                       close(pair[0]);
-                       int mine = unpack(pair[1], 0);
-                       note("asked", ask(mine, "by the child"));
-                       note("shutdown", shutdown(mine, SHUT_WR));
-                       note_rest(mine);
-                       _exit(0);
-                     }
-                     note("passed", pass(pair[0], fd));
-                     note("close", close(fd));
-                     note_status(child);
-                   }};
-
-// Looked at twice, then taken: three descriptors; and a message that is not sent takes nothing along.
-Scenario looked_at{"executing/passed-and-looked-at", echo, [](std::uint16_t port) {
-                     int fd = dial(port);
-                     note("asked", ask(fd, "before"));
-                     int pair[2];
-                     socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
-                     note("passed", pass(pair[0], fd));
-                     int first = unpack(pair[1], MSG_PEEK), second = unpack(pair[1], MSG_PEEK);
-                     note("close", close(fd));
-                     int third = unpack(pair[1], 0);
-                     note("asked", ask(first, "the first"));
-                     note("close", close(first));
-                     close(pair[1]);
-                     note("passed", pass(pair[0], second));
-                     note("close", close(second));
-                     note("asked", ask(third, "the last"));
-                     note("shutdown", shutdown(third, SHUT_WR));
-                     note_rest(third);
                    }};
 
 }  // namespace

@@ -66,6 +66,7 @@ Echo("echo-blocking")
 Echo("echo-asyncio", client="echo_client_asyncio.py")
 Echo("echo-forking", server=("forking_server.py", "fork"))
 Echo("echo-exec", server=("forking_server.py", "exec"))
+Echo("echo-spawn", server=("spawning_server.py",))
 EchoBash("echo-bash")
 
 

@@ -15,6 +15,7 @@
 #include <set>
 #include <vector>
 
+#include "shim/arena/layout.h"
 #include "shim/session/local.h"
 
 using namespace inlay::shim;
@@ -88,7 +89,8 @@ TEST_CASE("what has become free in an older arena is used before there is anothe
   free_all(slots);
 }
 
-TEST_CASE("without room for another arena there is no session, and there is one again after an end") {
+TEST_CASE(
+    "without room for another arena there is no session, and there is one again after an end") {
   pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
@@ -98,7 +100,8 @@ TEST_CASE("without room for another arena there is no session, and there is one 
     rlimit limit{most, most};
     if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(2);
     Slot *slot = fresh();
-    for (; slot != nullptr && slots.size() < slots.capacity(); slot = fresh()) slots.push_back(slot);
+    for (; slot != nullptr && slots.size() < slots.capacity(); slot = fresh())
+      slots.push_back(slot);
     if (slot != nullptr) _exit(3);
     if (fresh() != nullptr) _exit(4);
     free_slot(*slots[slots.size() / 2]);
@@ -110,7 +113,8 @@ TEST_CASE("without room for another arena there is no session, and there is one 
   CHECK(status == 0);
 }
 
-TEST_CASE("early data waits when its part of the pool is used up; a session that is up never does") {
+TEST_CASE(
+    "early data waits when its part of the pool is used up; a session that is up never does") {
   std::vector<Slot *> slots = many(kSlotsPerArena);
   Slot &greedy = *slots.front();
   std::vector<std::uint8_t> bytes = pattern(kChunkBytes * kEarlyChunks + 5);
@@ -147,7 +151,8 @@ TEST_CASE("early data waits when its part of the pool is used up; a session that
   free_slot(*again);
 }
 
-TEST_CASE("an arena's pool used up gives no chunk, keeps what was written, and clears what comes back") {
+TEST_CASE(
+    "an arena's pool used up gives no chunk, keeps what was written, and clears what comes back") {
   Slot *slot = fresh();
   Slot *other = fresh();
   REQUIRE(slot != nullptr);
@@ -173,7 +178,8 @@ TEST_CASE("an arena's pool used up gives no chunk, keeps what was written, and c
   free_slot(*slot);
 }
 
-// --- fork and exec --------------------------------------------------------------------------------
+// --- fork and exec
+// --------------------------------------------------------------------------------
 
 TEST_CASE("a process that closes its arenas again and again does not run out of them") {
   for (unsigned i = 0; i < 3 * kMaxArenas; ++i) {
@@ -184,7 +190,9 @@ TEST_CASE("a process that closes its arenas again and again does not run out of 
   }
 }
 
-TEST_CASE("an arena with a session of this process stays as it is, and with one of others alone is given up") {
+TEST_CASE(
+    "an arena with a session of this process stays as it is, and with one of others alone is given "
+    "up") {
   Slot *kept = fresh();
   std::uint64_t cookie = kept->cookie;
   local(*kept).descriptor = 7;
@@ -236,5 +244,173 @@ TEST_CASE("an arena of another build or another user is not taken over") {
   CHECK_FALSE(adopt_arena({own.fd, own.inode + 1}));
   CHECK(adopt_arena({::dup(own.fd), own.inode}));
   ::munmap(words, 4096);
+  free_slot(*slot);
+}
+
+namespace {
+
+// Runs `body` where the slot's arena is not mapped; true when it returned true and did not crash.
+template <typename F>
+bool elsewhere(F &&body) {
+  pid_t child = ::fork();
+  if (child == 0) ::_exit(body() ? 0 : 1);
+  int status = -1;
+  return ::waitpid(child, &status, 0) == child && status == 0;
+}
+
+// The memory of an arena as a process of its own finds it: made anew, no mapping of it known here.
+struct Memory {
+  int fd;
+  std::uint64_t inode;
+  std::byte *base;
+  std::size_t size;
+};
+Memory copy_of(const Slot &slot) {
+  ArenaDescriptor arena = arena_descriptor(arena_of(slot));
+  struct stat info {};
+  REQUIRE(::fstat(arena.fd, &info) == 0);
+  int copy = ::memfd_create("copy", MFD_ALLOW_SEALING);
+  REQUIRE(::ftruncate(copy, info.st_size) == 0);
+  REQUIRE(::fcntl(copy, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
+  auto size = static_cast<std::size_t>(info.st_size);
+  void *from = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, arena.fd, 0);
+  void *to = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, copy, 0);
+  REQUIRE(from != MAP_FAILED);
+  REQUIRE(to != MAP_FAILED);
+  constexpr std::size_t kUsed = 4 << 20;  // behind it nothing was written yet
+  std::memcpy(to, from, kUsed);
+  ::munmap(from, size);
+  struct stat made {};
+  REQUIRE(::fstat(copy, &made) == 0);
+  return {copy, made.st_ino, static_cast<std::byte *>(to), size};
+}
+
+}  // namespace
+
+TEST_CASE("an arena of another process tree is found by its cookie, and mapped once") {
+  close_arenas();
+  Slot *slot = fresh();
+  slot->direction = inlay::policy::Direction::inbound;
+  std::uint64_t cookie = slot->cookie;
+  ArenaDescriptor own = arena_descriptor(arena_of(*slot));
+  std::uint64_t inode = 0;
+  CHECK(is_arena_with(own.fd, cookie, &inode));
+  CHECK(inode == own.inode);
+  CHECK(is_mapped_arena(inode));
+  CHECK_FALSE(is_arena_with(own.fd, cookie + 1000, &inode));
+  CHECK_FALSE(is_arena_with(own.fd, 0, &inode));
+  CHECK_FALSE(is_arena_with(0, cookie, &inode));
+  CHECK_FALSE(is_arena_with(-1, cookie, &inode));
+
+  Memory memory = copy_of(*slot);
+  CHECK(is_arena_with(memory.fd, cookie, &inode));
+  CHECK_FALSE(is_mapped_arena(memory.inode));
+  unsigned before = arena_count();
+  Slot *theirs = join_arena({::dup(memory.fd), memory.inode}, cookie, 77);
+  REQUIRE(theirs != nullptr);
+  unsigned with_it = arena_count();
+  CHECK(with_it <= before + 1);  // in the place of one that is used up, where there is one
+  CHECK(is_foreign_arena(arena_of(*theirs)));
+  CHECK(is_sound(*theirs));
+  CHECK(local(*theirs).descriptor == 78);
+  CHECK(local(*theirs).inherited);
+  CHECK(join_arena({::dup(memory.fd), memory.inode}, cookie, 79) == theirs);
+  CHECK(join_arena({::dup(memory.fd), memory.inode}, cookie + 1000, 80) == nullptr);
+  CHECK(arena_count() == with_it);
+  CHECK(is_mapped_arena(memory.inode));
+
+  // Nothing new goes there, and fork leaves it to those whose it is.
+  for (Slot *mine : many(10)) {
+    CHECK_FALSE(is_foreign_arena(arena_of(*mine)));
+    free_slot(*mine);
+  }
+  local(*theirs).descriptor = 0;
+  free_slot(*slot);
+  ::close(memory.fd);
+  ::munmap(memory.base, memory.size);
+}
+
+TEST_CASE("slots of an arena that another process tree has mapped are used once") {
+  close_arenas();
+  Slot *slot = fresh();
+  Memory memory = copy_of(*slot);
+  Slot *theirs = join_arena({::dup(memory.fd), memory.inode}, slot->cookie, 77);
+  REQUIRE(theirs != nullptr);
+  unsigned foreign = arena_of(*theirs);
+  // The copy as its owner sees it: adopted before its slots are freed and allocated again.
+  CHECK(adopt_arena({::dup(memory.fd), memory.inode}));
+  unsigned owners = arena_count() - 1;
+  CHECK_FALSE(is_foreign_arena(owners));
+  std::set<std::uint32_t> used{theirs->index};
+  for (int i = 0; i < 20; ++i) {
+    Slot *next = fresh();
+    REQUIRE(arena_of(*next) == owners);
+    CHECK(used.insert(next->index).second);
+    free_slot(*next);
+  }
+  CHECK(arena_high_water(foreign) >= 20);
+  local(*theirs).descriptor = 0;
+  close_arena(owners);
+  ::close(memory.fd);
+  ::munmap(memory.base, memory.size);
+}
+
+TEST_CASE("a forged arena is not believed, and crashes nobody") {
+  close_arenas();
+  Slot *slot = fresh();
+  slot->direction = inlay::policy::Direction::inbound;
+  const std::uint64_t cookie = slot->cookie;
+  std::uint8_t byte = 1;
+  queue_append(*slot, slot->sending.tail, &byte, 1);
+  Memory memory = copy_of(*slot);
+  std::uint64_t inode = 0;
+  auto *words = reinterpret_cast<std::uint32_t *>(memory.base);
+  for (unsigned word = 0; word < 4; ++word) {  // magic, version, size of a slot, uid
+    CAPTURE(word);
+    words[word] += 1;
+    CHECK_FALSE(is_arena_with(memory.fd, cookie, &inode));
+    words[word] -= 1;
+  }
+  REQUIRE(is_arena_with(memory.fd, cookie, &inode));
+
+  // Every word of the header behind those, and of the slot, in turn: whatever a process that joins
+  // it and ends it finds there, it lives.
+  REQUIRE(slot == arena_slot(arena_of(*slot), 0));
+  constexpr std::size_t kHead = kSlotsAt + 8192, kTail = std::size_t{8} * kChunkSize;
+  std::vector<std::size_t> places;
+  for (std::size_t at = 16; at < sizeof(Header); at += 4) places.push_back(at);
+  for (std::size_t at = 8; at < sizeof(Slot); at += 4) places.push_back(kSlotsAt + at);
+  for (std::size_t at = 0; at < 16; at += 4) places.push_back(kChunksAt + at);
+  std::vector<std::byte> head(memory.base, memory.base + kHead);
+  std::vector<std::byte> tail(memory.base + kChunksAt, memory.base + kChunksAt + kTail);
+  for (std::size_t at : places) {
+    for (std::uint32_t value : {0xffffffffu, 0x7fffffffu, 100000u, 0x12345678u}) {
+      std::memcpy(memory.base + at, &value, sizeof value);
+      bool lives = elsewhere([&] {
+        // A lock that a live thread seems to hold is waited for; nobody need wait here.
+        ::alarm(5);
+        ::signal(SIGALRM, [](int) { ::_exit(0); });
+        std::uint64_t found = 0;
+        if (!is_arena_with(memory.fd, cookie, &found)) return true;
+        Slot *theirs = join_arena({::dup(memory.fd), memory.inode}, cookie, 77);
+        if (theirs == nullptr || !is_sound(*theirs)) return true;
+        std::vector<std::uint8_t> much(100000, 7);
+        queue_append(*theirs, theirs->sending.tail, much.data(), much.size());
+        volatile std::uint8_t sum = 0;
+        for (std::uint8_t one : queue_front(*theirs, theirs->sending.tail)) sum = sum ^ one;
+        queue_pop(*theirs, theirs->sending.tail, 3);
+        take_chunk(*theirs);
+        free_slot(*theirs);
+        return true;
+      });
+      CAPTURE(at);
+      CAPTURE(value);
+      CHECK(lives);
+      std::memcpy(memory.base, head.data(), kHead);
+      std::memcpy(memory.base + kChunksAt, tail.data(), kTail);
+    }
+  }
+  ::close(memory.fd);
+  ::munmap(memory.base, memory.size);
   free_slot(*slot);
 }
