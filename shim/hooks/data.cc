@@ -11,6 +11,7 @@
 #include "shim/arena/arena.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/in_flight.h"
+#include "shim/session/outgoing.h"
 
 using namespace inlay::shim;
 
@@ -69,13 +70,6 @@ void take_in(int over, const msghdr *message, int flags) {
 }
 
 bool has_sessions() { return boot::active() && arena_count() != 0; }
-
-bool carries_control(const mmsghdr *messages, unsigned count) {
-  for (unsigned i = 0; i < count; ++i) {
-    if (messages[i].msg_hdr.msg_controllen != 0) return true;
-  }
-  return false;
-}
 
 bool is_connect(int fd, int flags) {
   return (flags & MSG_FASTOPEN) != 0 && !passes(fd) && descriptor_word(fd) != kPlain;
@@ -319,7 +313,7 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   if (is_connect(fd, flags)) {
     return connect_and_send(fd, message, flags, __builtin_return_address(0));
   }
-  if (message != nullptr && message->msg_controllen != 0 && has_sessions()) {
+  if (has_sessions() && has_control(message)) {
     return send_passing(fd, message, flags);
   }
   return next.sendmsg(fd, message, flags);
@@ -335,7 +329,7 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
   }
   if (slot != nullptr) return send_messages(*slot, fd, messages, count, flags);
   unsigned limited = count < UIO_MAXIOV ? count : UIO_MAXIOV;
-  if (has_sessions() && carries_control(messages, limited)) {
+  if (has_sessions() && has_control(messages, limited)) {
     return send_all_passing(fd, messages, limited, flags);
   }
   return next.sendmmsg(fd, messages, count, flags);

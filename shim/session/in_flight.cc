@@ -12,6 +12,7 @@
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
+#include "shim/session/outgoing.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -46,8 +47,8 @@ struct Passing {
   int flags;
 };
 
-void expect(const msghdr &message) noexcept {
-  for_each_passed(&message, [](int fd) {
+void expect(const msghdr *message) noexcept {
+  for_each_outgoing(message, [](int fd) {
     Slot *slot = session_here(fd);
     if (slot == nullptr) return;
     if (slot->state.load(std::memory_order_acquire) == State::waiting) {
@@ -58,24 +59,24 @@ void expect(const msghdr &message) noexcept {
   });
 }
 
-void take_back(const msghdr &message) noexcept {
-  for_each_passed(&message, [](int fd) {
+void take_back(const msghdr *message) noexcept {
+  for_each_outgoing(message, [](int fd) {
     Slot *slot = session_here(fd);
     if (slot != nullptr && has_begun(*slot)) expected_holder_came(*slot);
   });
 }
 
 void expect_each(const Passing &passing) noexcept {
-  for (unsigned i = 0; i < passing.count; ++i) expect(passing.messages[i].msg_hdr);
+  for (unsigned i = 0; i < passing.count; ++i) expect(&passing.messages[i].msg_hdr);
 }
 void take_back_from(const Passing &passing, unsigned first) noexcept {
-  for (unsigned i = first; i < passing.count; ++i) take_back(passing.messages[i].msg_hdr);
+  for (unsigned i = first; i < passing.count; ++i) take_back(&passing.messages[i].msg_hdr);
 }
 
 long send_one(Passing *passing) {
   return next.sendmsg(passing->fd, passing->message, passing->flags);
 }
-void give_up_one(Passing *passing) { take_back(*passing->message); }
+void give_up_one(Passing *passing) { take_back(passing->message); }
 
 long send_each(Passing *passing) {
   return next.sendmmsg(passing->fd, passing->messages, passing->count, passing->flags);
@@ -86,9 +87,9 @@ void give_up_each(Passing *passing) { take_back_from(*passing, 0); }
 
 ssize_t send_passing(int fd, const msghdr *message, int flags) {
   Passing passing{fd, message, nullptr, 0, flags};
-  expect(*message);
+  expect(message);
   auto sent = static_cast<ssize_t>(cancellable(send_one, give_up_one, &passing));
-  if (sent < 0) take_back(*message);
+  if (sent < 0) take_back(message);
   return sent;
 }
 

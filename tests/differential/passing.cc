@@ -1,4 +1,5 @@
 // A connection goes on in a process it is passed to (SCM_RIGHTS), or that takes it.
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "behaviour.h"
@@ -45,6 +46,7 @@ int unpack(int from, int flags) {
   msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
   if (recvmsg(from, &message, flags) != 1) return -1;
   int fd = -1;
+  if (CMSG_FIRSTHDR(&message) == nullptr) return -1;
   std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
   return fd;
 }
@@ -77,6 +79,42 @@ void wait_for_turn(int channel) {
   char turn;
   if (read(channel, &turn, 1) != 1) note("no turn", 0);
 }
+
+// Addresses nobody may read: the kernel's answer, and nothing is lost.
+Scenario bad_addresses{
+    "passing/bad-addresses", echo, [](std::uint16_t port) {
+      int fd = dial(port);
+      note("asked", ask(fd, "before"));
+      int pair[2];
+      socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
+      void *nothing = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      char data = 'x';
+      iovec part{&data, 1};
+      msghdr message{nullptr, 0, &part, 1, nothing, 64, 0};
+      note("control data", sendmsg(pair[0], &message, 0));
+      message.msg_control = reinterpret_cast<void *>(1);
+      note("control data", sendmsg(pair[0], &message, 0));
+      message.msg_control = nullptr;
+      note("no control data", sendmsg(pair[0], &message, 0));
+      note("message", sendmsg(pair[0], static_cast<msghdr *>(nothing), 0));
+      note("null", sendmsg(pair[0], nullptr, 0));
+      message.msg_controllen = 0;
+      mmsghdr two[] = {{message, 0}, {message, 0}};
+      two[1].msg_hdr.msg_control = nothing;
+      two[1].msg_hdr.msg_controllen = 64;
+      note("the second", sendmmsg(pair[0], two, 2, 0));
+      note("messages", sendmmsg(pair[0], static_cast<mmsghdr *>(nothing), 2, 0));
+      message.msg_control = nothing;
+      message.msg_controllen = 64;
+      note("received", recvmsg(pair[1], &message, 0));
+      note("received", recvmsg(pair[1], static_cast<msghdr *>(nothing), MSG_DONTWAIT));
+      note("passed", pass(pair[0], fd));
+      note("close", close(fd));
+      int back = -1;
+      while (recv(pair[1], &data, 1, MSG_PEEK) == 1 && (back = unpack(pair[1], 0)) <= 0) {
+      }
+      note("asked", ask(back, "after"));
+    }};
 
 // The child has the connection from the fork, closes it, and gets it back later.
 Scenario passed_on{"passing/to-a-child", echo, [](std::uint16_t port) {
