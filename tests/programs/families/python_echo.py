@@ -6,6 +6,8 @@ from harness.context import PYTHON, SCRIPTS
 from harness.family import Family
 from harness.registry import case
 
+JAVA = "/usr/lib/jvm/java-17-openjdk-amd64/bin/java"
+
 
 class Echo(Family):
     probe = b"a plaintext line\n"
@@ -39,6 +41,38 @@ class Echo(Family):
         assert ctx.canary not in client.stdout
 
 
+class EchoNode(Echo):
+    """node's ways to share the work; the clients are Python's."""
+
+    def start_server(self, ctx, port, config):
+        how, = self.server
+        server = ctx.start("node-server", ["/usr/bin/node", SCRIPTS / "node_cluster.js", port, how],
+                           config)
+        ctx.until_listening(port, server)
+        return server
+
+
+class EchoRuby(Echo):
+    """Ruby's threads: one accepts, one for each connection."""
+
+    def start_server(self, ctx, port, config):
+        server = ctx.start("ruby-server", ["/usr/bin/ruby", SCRIPTS / "threaded_server.rb", port],
+                           config)
+        ctx.until_listening(port, server)
+        return server
+
+
+class EchoJava(Echo):
+    """OpenJDK 17, from the source: blocking streams and a thread each, or one selector."""
+
+    def start_server(self, ctx, port, config):
+        how, = self.server
+        server = ctx.start("java-server", [JAVA, "-Xshare:auto", "-XX:TieredStopAtLevel=1",
+                                           SCRIPTS / "EchoServer.java", port, how], config)
+        ctx.until_listening(port, server)
+        return server
+
+
 class EchoBash(Echo):
     """bash as the client: its children inherit the connection and share it."""
 
@@ -68,6 +102,16 @@ Echo("echo-forking", server=("forking_server.py", "fork"))
 Echo("echo-exec", server=("forking_server.py", "exec"))
 Echo("echo-spawn", server=("spawning_server.py",))
 EchoBash("echo-bash")
+# T74: the accepted connection goes to another process (SCM_RIGHTS), or others accept beside the first.
+Echo("echo-multiprocessing", server=("passing_server.py", "multiprocessing"))
+Echo("echo-message", server=("passing_server.py", "message"))
+Echo("echo-prefork", server=("passing_server.py", "prefork"))
+EchoNode("echo-node-cluster", server=("rr",))
+EchoNode("echo-node-shared", server=("shared",))
+EchoNode("echo-node-passing", server=("pass",))
+EchoRuby("echo-ruby")
+EchoJava("echo-java-blocking", server=("blocking",))
+EchoJava("echo-java-nio", server=("nio",))
 
 
 @case("echo-blocking/refused-while-it-only-writes")
