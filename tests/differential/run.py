@@ -38,7 +38,8 @@ def differences():
 class World:
     """An authority, an identity and a configuration in a folder."""
 
-    def __init__(self, build, folder):
+    def __init__(self, build, folder, strict=False):
+        self.strict = ["--strict"] if strict else []
         self.inlay = build / "tools" / "inlay"
         self.program = build / "tests" / "differential" / "behaviour"
         self.folder = folder
@@ -95,7 +96,7 @@ expect = ["spiffe://differential.inlay/peer"]
             with open(record, "ab") as opened:
                 command = [self.program, scenario, end]
                 if managed:
-                    command = [self.inlay, "run", "--config", self.config, "--", *command]
+                    command = [self.inlay, "run", "--config", self.config, *self.strict, "--", *command]
                 env = {**self.env, "BEHAVIOUR_RECORD": str(opened.fileno()),
                        "BEHAVIOUR_OTHER": str(other.fileno())}
                 with open(f"{record}.err", "wb") as errors:
@@ -125,7 +126,9 @@ expect = ["spiffe://differential.inlay/peer"]
             rows = record.read_text(errors="replace").splitlines()
             lines += [f"{end} {row}" for row in sorted(rows, key=lambda row: row.split("|")[0])]
             errors = pathlib.Path(f"{record}.err").read_text(errors="replace")
-            lines += [f"{end} printed {row}" for row in errors.splitlines()]
+            # Said by the launcher, before the program starts.
+            rows = [row for row in errors.splitlines() if not row.startswith("inlay: --strict: ")]
+            lines += [f"{end} printed {row}" for row in rows]
         return lines
 
 
@@ -155,13 +158,14 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--build", required=True, type=pathlib.Path)
     arguments.add_argument("--keep", action="store_true", help="leave the records where they are")
+    arguments.add_argument("--strict", action="store_true", help="under inlay run --strict")
     arguments.add_argument("-v", action="store_true")
     arguments.add_argument("patterns", nargs="*", default=["*"])
     options = arguments.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="inlay-differential-"))
     status = 1
     try:
-        world = World(options.build.resolve(), folder)
+        world = World(options.build.resolve(), folder, options.strict)
         listed = subprocess.run([world.program, "--list"], check=True, capture_output=True, text=True)
         names = sorted(listed.stdout.split())
         different = differences()
