@@ -134,6 +134,44 @@ Scenario cancel_recv{"threads/cancelled-in-recv",
                        note("close", close(job.fd));
                      }};
 
+// Has something to undo while it waits, as a thread of a C++ program does.
+void *accept_in_thread(void *argument) {
+  struct Undo {
+    ~Undo() { note("undone", true); }
+  } undo;
+  auto *mine = static_cast<Job *>(argument);
+  g_thread = gettid();
+  int fd = accept(mine->fd, nullptr, nullptr);
+  int type = -1;
+  pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+  note("accepted", fd >= 0);
+  note("deferred", type == PTHREAD_CANCEL_DEFERRED);
+  close(fd);
+  return nullptr;
+}
+
+Scenario cancel_accept{"threads/cancelled-in-accept",
+                       [](int listener) {
+                         std::uint16_t port = 0;
+                         Job job{listen_anywhere(&port), "acceptor"};
+                         pthread_t acceptor = start(accept_in_thread, &job);
+                         await_blocked(g_thread);
+                         note("cancel", pthread_cancel(acceptor));
+                         void *result = nullptr;
+                         note("join", pthread_join(acceptor, &result));
+                         note("cancelled", result == PTHREAD_CANCELED);
+                         job.fd = listener;
+                         meet();
+                         acceptor = start(accept_in_thread, &job);
+                         note("join", pthread_join(acceptor, &result));
+                         note("cancelled", result == PTHREAD_CANCELED);
+                       },
+                       [](std::uint16_t port) {
+                         meet();
+                         int fd = dial(port);
+                         note("close", close(fd));
+                       }};
+
 Scenario cancel_early{"threads/cancelled-before-the-handshake-is-over",
                       [](int listener) {
                         meet();
