@@ -94,7 +94,9 @@ Code on_socket() {
   when(stream, BPF_JEQ, SOCK_STREAM, gated());
   stream.push_back(allow());
   Code code{load(argument(0))};
-  for (std::uint32_t family : {AF_INET, AF_INET6}) when(code, BPF_JEQ, family, stream);
+  for (auto family : {std::uint32_t{AF_INET}, std::uint32_t{AF_INET6}}) {
+    when(code, BPF_JEQ, family, stream);
+  }
   when(code, BPF_JEQ, AF_SMC, {refuse(EAFNOSUPPORT)});
   code.push_back(allow());
   return code;

@@ -15,6 +15,7 @@ from support import (BUILD, CANARY, FOLDER, INLAY, PATIENCE, PYTHON, Relay, Serv
                      listener)
 
 BYPASS = BUILD / "tests/faults/bypass"
+IN_THE_GATE = BUILD / "tests/faults/in_the_gate"
 LIBRARY = BUILD / "tests/faults/libbypass.so"
 STATIC = BUILD / "tests/faults/bypass_static"
 COST = "--strict: sudo"
@@ -178,6 +179,17 @@ class Launcher(unittest.TestCase):
                               capture_output=True, text=True, timeout=PATIENCE)
         self.assertEqual(json.loads(done.stdout), PastTheHooks.REFUSED)
         self.assertEqual(recorder.all(), b"")
+
+    def test_where_there_is_no_room_for_the_gate_nothing_passes_and_the_log_says_why(self):
+        recorder = Recorder()
+        log = FOLDER / "bypass.jsonl"
+        before = log.stat().st_size if log.exists() else 0
+        occupied = [IN_THE_GATE if part is BYPASS else part
+                    for part in command("raw connect between hooks", recorder.port, strict=True)]
+        done = subprocess.run(occupied, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(json.loads(done.stdout)["socket"], "EACCES")
+        self.assertEqual(recorder.all(), b"")
+        self.assertIn("no room for the gate page", log.read_text()[before:])
 
     def test_doctor_says_what_strict_changes(self):
         config = FOLDER / "doctor.toml"
