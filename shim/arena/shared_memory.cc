@@ -19,14 +19,43 @@ namespace {
 
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
+bool failed(long mapped) noexcept { return mapped < 0 && mapped > -4096; }
+
+// After mlockall(MCL_FUTURE) a new mapping is all made present at once, unless nobody may touch it
+// yet: an arena is large, and mostly never used.
+bool unlock(long base, std::size_t size) noexcept {
+  kernel::call(SYS_munlock, base, static_cast<long>(size));
+  return kernel::call(SYS_mprotect, base, static_cast<long>(size), PROT_READ | PROT_WRITE) == 0;
+}
+
 std::byte *map(int fd, std::size_t size, void *at) noexcept {
-  int flags =
-      MAP_SHARED | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0) | (at != nullptr ? MAP_FIXED : 0);
-  long result = kernel::call(SYS_mmap, kernel::word(at), static_cast<long>(size),
-                             PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (result < 0 && result > -4096) return nullptr;
-  kernel::call(SYS_madvise, result, static_cast<long>(size), MADV_DONTDUMP);
-  return reinterpret_cast<std::byte *>(result);
+  const auto length = static_cast<long>(size);
+  const int flags = MAP_SHARED | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0);
+  if (boot::sandboxed()) {  // in as few system calls as can be: the filter may know no others
+    long mapped = kernel::call(SYS_mmap, kernel::word(at), length, PROT_READ | PROT_WRITE,
+                               flags | (at != nullptr ? MAP_FIXED : 0), fd, 0);
+    if (failed(mapped)) return nullptr;
+    kernel::call(SYS_madvise, mapped, length, MADV_DONTDUMP);
+    return reinterpret_cast<std::byte *>(mapped);
+  }
+  long base = kernel::call(SYS_mmap, 0, length, PROT_NONE, flags, fd, 0);
+  if (failed(base)) return nullptr;
+  if (!unlock(base, size)) {
+    kernel::call(SYS_munmap, base, length);
+    return nullptr;
+  }
+  kernel::call(SYS_madvise, base, length, MADV_DONTDUMP);
+  if (at != nullptr) {
+    // In one step: other threads may look at what was there.
+    long moved = kernel::call(SYS_mremap, base, length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                              kernel::word(at));
+    if (failed(moved)) {
+      kernel::call(SYS_munmap, base, length);
+      return nullptr;
+    }
+    base = moved;
+  }
+  return reinterpret_cast<std::byte *>(base);
 }
 
 // Beyond the limit on file sizes ftruncate would not only fail, but raise SIGXFSZ.

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "shim/arena/layout.h"
@@ -187,6 +188,33 @@ TEST_CASE("a process that closes its arenas again and again does not run out of 
     REQUIRE(slot != nullptr);
     free_slot(*slot);
     close_arenas();
+  }
+}
+
+TEST_CASE("a program that locks all its memory does not get an arena's locked") {
+  pid_t child = fork();
+  if (child == 0) {
+    if (mlockall(MCL_FUTURE) != 0) _exit(2);  // not ours to have
+    auto locked = [] {
+      std::ifstream status("/proc/self/status");
+      for (std::string line; std::getline(status, line);) {
+        if (line.starts_with("VmLck:")) return std::stol(line.substr(6));
+      }
+      return -1l;
+    };
+    long before = locked();
+    close_arenas();
+    Slot *slot = fresh();
+    long after = locked();
+    _exit(slot != nullptr && before >= 0 && after - before < 4096 ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  REQUIRE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 2) {
+    MESSAGE("skipped: memory may not be locked here");
+  } else {
+    CHECK(WEXITSTATUS(status) == 0);
   }
 }
 
