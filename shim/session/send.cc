@@ -121,9 +121,11 @@ Step seal_and_send(Slot &slot, int fd, Scratch &scratch, std::span<const iovec> 
 Push push_tail(Slot &slot, int fd, int *error) noexcept {
   Queue &tail = slot.sending.tail;
   // The end of the handshake and what was written early leave together: on its own the latter would
-  // wait for an acknowledgement (Nagle) that the peer delays.
-  bool more = slot.sending.early.length > 0 &&
-              slot.state.load(std::memory_order_acquire) == State::established;
+  // wait for an acknowledgement (Nagle) that the peer delays. And close_notify waits for the FIN
+  // behind it: a peer woken for the one would not yet see the other, as with plain TCP it does.
+  bool more = (slot.sending.early.length > 0 &&
+               slot.state.load(std::memory_order_acquire) == State::established) ||
+              (slot.sending.close_notify_sealed && !slot.sending.fin_sent);
   while (tail.length > 0) {
     std::span<std::uint8_t> front = queue_front(slot, tail);
     long sent = kernel::send(fd, front.data(), front.size(),

@@ -95,6 +95,7 @@ Scenario exclusive{"readiness/exclusive",
                        note_data("data", all);
                      }
                      tell(0);
+                     fcntl(fd, F_SETFL, 0);
                      note_rest(fd);
                    },
                    talk_on_cue};
