@@ -26,15 +26,19 @@ void ask(std::uint16_t port) {
   note("close", close(fd));
 }
 
+// An empty folder that goes away with the others of the run.
+std::string empty_folder() {
+  const char *home = getenv("TMPDIR");
+  std::string folder = std::string(home != nullptr ? home : "/tmp") + "/root-XXXXXX";
+  return mkdtemp(folder.data()) != nullptr ? folder : "";
+}
+
 // What needs privilege is tried in both runs alike.
 void ask_in_another_root(std::uint16_t port) {
   int early = dial(port);
   send_all(early, "question");
-  char folder[] = "/tmp/behaviour-XXXXXX";
-  if (mkdtemp(folder) != nullptr) {
-    note("chroot", chroot(folder));
-    note("chdir", chdir("/"));
-  }
+  note("chroot", chroot(empty_folder().c_str()));
+  note("chdir", chdir("/"));
   note_data("answer", receive_exactly(early, 15));
   note("close", close(early));
   ask(port);
@@ -49,9 +53,7 @@ Scenario another_root{"surroundings/chroot", echo_twice, ask_in_another_root};
 
 Scenario server_root{"surroundings/chrooted-server",
                      [](int listener) {
-                       char folder[] = "/tmp/behaviour-XXXXXX";
-                       if (mkdtemp(folder) == nullptr) return;
-                       note("chroot", chroot(folder));
+                       note("chroot", chroot(empty_folder().c_str()));
                        note("chdir", chdir("/"));
                        echo(listener);
                      },
