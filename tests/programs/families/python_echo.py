@@ -4,6 +4,7 @@ import os
 
 from harness.context import PYTHON, SCRIPTS
 from harness.family import Family
+from harness.process import until
 from harness.registry import case
 
 JAVA = "/usr/lib/jvm/java-17-openjdk-amd64/bin/java"
@@ -116,7 +117,8 @@ EchoJava("echo-java-nio", server=("nio",))
 
 @case("echo-blocking/refused-while-it-only-writes")
 def only_writes(ctx):
-    """TLS 1.3 lets a client write before it hears that it is refused; its log must say so."""
+    """TLS 1.3 lets a client write before it hears that it is refused; its log must not call that a
+    normal end. The server's reset may overtake its alert: what is left to say then is the reset."""
     port = ctx.port()
     server = ctx.start("echo-server", [PYTHON, SCRIPTS / "echo_server.py", port],
                        ctx.server_config(port))
@@ -124,4 +126,7 @@ def only_writes(ctx):
     client = ctx.start("writer", [PYTHON, SCRIPTS / "writer.py", port],
                        ctx.client_config(port, own="intruder"))
     ctx.succeed(client)
-    ctx.expect_event(pid=client.pid, direction="outbound", reason="refused-by-peer")
+    until(lambda: [event for event in ctx.events()
+                   if (event["pid"], event["direction"]) == (client.pid, "outbound") and
+                   event["reason"] in ("refused-by-peer", "reset-by-peer")],
+          "the client's log to say that the connection was cut", 20)
