@@ -425,6 +425,10 @@ bool start_thread() noexcept {
 
 constinit Helper g_helper;
 
+bool on_helper_thread() noexcept {
+  return g_helper.thread.load(std::memory_order_relaxed) == current_thread_id();
+}
+
 bool ensure_running() noexcept {
   if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // helper_unpark() starts it
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;

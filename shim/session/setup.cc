@@ -15,6 +15,7 @@
 #include "shim/session/cancel.h"
 #include "shim/session/elsewhere.h"
 #include "shim/session/holders.h"
+#include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
@@ -379,7 +380,8 @@ Slot *probe_descriptor(int fd) noexcept {
     found = tcp == 1 ? find_slot(cookie_of(fd)) : nullptr;
     if (found == nullptr && tcp == 1 && endpoint(fd, SYS_getpeername)) found = adopt(fd);
   } else if (tcp == 0) {
-    set_descriptor_word(fd, kUnmanaged);
+    // inlay's own files come and go unseen: what is known of their numbers would outlive them.
+    if (!on_helper_thread()) set_descriptor_word(fd, kUnmanaged);
   } else if (tcp == 1) {
     found = join_known(cookie_of(fd), fd);
     if (found == nullptr && is_connection(fd)) {
