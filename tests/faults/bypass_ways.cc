@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <arpa/nameser.h>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -261,7 +262,13 @@ void managed_read(const Target &to) {
 
 void managed_dup(const Target &to) {
   int fd = hooked_connection(to);
+  // The copy gets the number that a file had.
+  char byte = 0;
+  int file = open("/proc/self/comm", O_RDONLY);
+  step("read", from_libc(read(file, &byte, 1)));
+  close(file);
   auto copy = static_cast<int>(step("dup", call(SYS_dup, fd)));
+  step("the number", copy == file ? 0 : -EIO);
   talk(copy, to.canary);
   talk(fd, "both work");
 }
