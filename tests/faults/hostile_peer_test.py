@@ -89,7 +89,10 @@ class Plaintext(Case):
                 self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
                 self.assertIn(server.reason(port), ("peer-not-tls", "protocol-violation", "tls-version",
                                                     "record-overflow", "refused-by-peer",
-                                                    "peer-closed-in-handshake"))
+                                                    "peer-closed-in-handshake",
+                                                    # a peer that has ended already may look as if
+                                                    # another program had begun on it
+                                                    "inherited-unknown"))
         self.assertServes()
 
     def test_t29_a_strict_client_sends_a_plaintext_server_no_application_byte(self):
