@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <new>
+#include <utility>
 
 #include "tls/credentials_state.h"
+#include "tls/fiber.h"
 #include "tls/handshake_context.h"
 
 namespace inlay::tls {
@@ -55,7 +57,7 @@ void append_first_alert(Suite suite, const Secret &secret, Alert alert,
 
 }  // namespace
 
-struct Handshake::State {
+struct Handshake::State final : Signatory {
   std::shared_ptr<const Credentials> credentials;  // keeps the SSL_CTX and the material alive
   HandshakeContext context;
   identity::SslPtr ssl;
@@ -67,8 +69,18 @@ struct Handshake::State {
   std::size_t wanted = kHeaderLength;
   std::optional<Established> established;
   HandshakeFailure failure;
+  int done = 0;         // what SSL_do_handshake() returned in `fiber`
+  bool remote = false;  // the own key is elsewhere: libssl runs in `fiber`
+  Fiber fiber;
+  SignatureRequest request;                            // while it is suspended
+  std::optional<std::vector<std::uint8_t>> signature;  // what it goes on with
 
   ~State() {
+    // libssl's frames hold memory of the heap: they must return.
+    while (fiber.suspended()) {
+      signature.reset();
+      run_libssl();
+    }
     if (!established) return;
     OPENSSL_cleanse(&established->send, sizeof established->send);
     OPENSSL_cleanse(&established->receive, sizeof established->receive);
@@ -85,6 +97,18 @@ struct Handshake::State {
 
   Progress advance(std::span<const std::uint8_t> bytes, std::size_t &consumed,
                    std::vector<std::uint8_t> &out);
+  template <typename Step>
+  Progress attempt(Step go) noexcept {
+    try {
+      return go();
+    } catch (...) {  // out of memory; the message has no heap part
+      failure = HandshakeFailure{HandshakeError::internal, {}, {}, {}};
+      ssl.reset();
+      return progress = Progress::failed;
+    }
+  }
+  std::optional<std::vector<std::uint8_t>> sign(SignatureRequest asked) noexcept override;
+  std::optional<int> run_libssl() noexcept;
   Progress step(std::vector<std::uint8_t> &out);
   Progress refuse_server(std::vector<std::uint8_t> &out);
   Progress finish(std::vector<std::uint8_t> &out);
@@ -98,14 +122,37 @@ void Handshake::State::drain(std::vector<std::uint8_t> &out) {
   (void)BIO_reset(output);
 }
 
+// On the fiber's stack, below libssl.
+std::optional<std::vector<std::uint8_t>> Handshake::State::sign(SignatureRequest asked) noexcept {
+  request = std::move(asked);
+  fiber.suspend();
+  return std::exchange(signature, std::nullopt);
+}
+
+// SSL_do_handshake()'s result; empty when it is suspended for a signature, or could not begin.
+std::optional<int> Handshake::State::run_libssl() noexcept {
+  ERR_clear_error();  // of other handshakes on this thread meanwhile
+  if (!remote) return SSL_do_handshake(ssl.get());
+  const SigningScope scope(this);
+  const auto shake = [](void *self) {
+    auto *state = static_cast<State *>(self);
+    state->done = SSL_do_handshake(state->ssl.get());
+  };
+  if (fiber.suspended() ? fiber.resume() : fiber.run(shake, this)) return done;
+  return std::nullopt;
+}
+
 Handshake::Progress Handshake::State::step(std::vector<std::uint8_t> &out) {
-  ERR_clear_error();
-  const int done = SSL_do_handshake(ssl.get());
-  const int result = SSL_get_error(ssl.get(), done);
+  const std::optional<int> shaken = run_libssl();
+  if (!shaken) {
+    if (fiber.suspended()) return progress = Progress::need_signature;
+    return fail(HandshakeError::internal, "out of memory");
+  }
+  const int result = SSL_get_error(ssl.get(), *shaken);
   const std::size_t out_before = out.size();
   drain(out);
   if (context.role == Role::client && context.not_authorised) out.resize(out_before);
-  if (done == 1) return finish(out);
+  if (*shaken == 1) return finish(out);
   if (result == SSL_ERROR_WANT_READ) return Progress::need_input;
   return fail(classify(context, ssl.get(), result));
 }
@@ -205,6 +252,7 @@ std::unique_ptr<Handshake> Handshake::start(std::shared_ptr<const Credentials> c
     SSL_set_connect_state(state->ssl.get());
   else
     SSL_set_accept_state(state->ssl.get());
+  state->remote = is_remote_key(credentials->material().svid.key.get());
   state->credentials = std::move(credentials);
   if (state->context.material->svid.not_after <= std::time(nullptr))
     state->fail(HandshakeError::own_svid_expired, state->context.material->svid.id.uri());
@@ -217,13 +265,22 @@ Handshake::Progress Handshake::advance(std::span<const std::uint8_t> input, std:
                                        std::vector<std::uint8_t> &output) {
   consumed = 0;
   if (state_->progress != Progress::need_input) return state_->progress;
-  try {
-    return state_->advance(input, consumed, output);
-  } catch (...) {  // out of memory; the message has no heap part
-    state_->failure = HandshakeFailure{HandshakeError::internal, {}, {}, {}};
-    state_->ssl.reset();
-    return state_->progress = Progress::failed;
+  return state_->attempt([&] { return state_->advance(input, consumed, output); });
+}
+
+const SignatureRequest &Handshake::signature_request() const noexcept { return state_->request; }
+
+Handshake::Progress Handshake::supply_signature(std::vector<std::uint8_t> signature,
+                                                std::string why,
+                                                std::vector<std::uint8_t> &output) {
+  if (state_->progress != Progress::need_signature) return state_->progress;
+  state_->progress = Progress::need_input;
+  if (signature.empty()) {
+    state_->context.no_signature = std::move(why);
+  } else {
+    state_->signature = std::move(signature);
   }
+  return state_->attempt([&] { return state_->step(output); });
 }
 
 std::size_t Handshake::bytes_wanted() const noexcept { return state_->wanted; }

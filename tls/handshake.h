@@ -17,6 +17,7 @@
 #include "identity/verify.h"
 #include "tls/alert.h"
 #include "tls/record.h"
+#include "tls/remote_key.h"
 
 namespace inlay::tls {
 
@@ -55,6 +56,7 @@ enum class HandshakeError : std::uint8_t {
   record_overflow,
   protocol,  // any other violation
   own_svid_expired,
+  no_signature,  // whoever holds this workload's key did not sign
   internal,
 };
 std::string_view sentence(HandshakeError error) noexcept;
@@ -90,7 +92,7 @@ class Handshake {
   Handshake(const Handshake &) = delete;
   Handshake &operator=(const Handshake &) = delete;
 
-  enum class Progress : std::uint8_t { need_input, finished, failed };
+  enum class Progress : std::uint8_t { need_input, need_signature, finished, failed };
 
   // A client calls it first with no input to get its ClientHello. Takes bytes as they come from
   // the stream and stops exactly after the last record of the handshake: `consumed` says how many
@@ -99,6 +101,13 @@ class Handshake {
   // `output`, alerts on failure included. Nothing is sent to a peer that does not speak TLS.
   Progress advance(std::span<const std::uint8_t> input, std::size_t &consumed,
                    std::vector<std::uint8_t> &output);
+  // On need_signature, which comes only where the Material's key is a remote one: what is to be
+  // signed with it.
+  const SignatureRequest &signature_request() const noexcept;
+  // Goes on with the signature; an empty one fails the handshake with no_signature and `why` as its
+  // detail. advance() does nothing until then.
+  Progress supply_signature(std::vector<std::uint8_t> signature, std::string why,
+                            std::vector<std::uint8_t> &output);
   // How many bytes the next whole record needs from its first byte; 5 while its header is unknown.
   std::size_t bytes_wanted() const noexcept;
 

@@ -44,6 +44,7 @@ struct HandshakeContext {
   bool not_authorised = false;
   bool no_common_alpn = false;
   bool out_of_memory = false;
+  std::optional<std::string> no_signature;  // why the holder of a remote key did not sign
 };
 
 // Registers every callback inlay uses; each finds its HandshakeContext through the SSL object.

@@ -70,6 +70,8 @@ std::string_view sentence(HandshakeError error) noexcept {
       return "the peer broke the TLS protocol";
     case HandshakeError::own_svid_expired:
       return "this workload's own SVID has expired";
+    case HandshakeError::no_signature:
+      return "the agent did not sign for this workload";
     case HandshakeError::internal:
       return "inlay met a state it does not know";
   }
@@ -84,6 +86,9 @@ HandshakeFailure classify(const HandshakeContext &context, const SSL *ssl, int r
   if (context.out_of_memory) {
     failure.error = HandshakeError::internal;
     failure.detail = "out of memory";
+  } else if (context.no_signature) {
+    failure.error = HandshakeError::no_signature;
+    failure.detail = *context.no_signature;
   } else if (context.not_authorised) {
     failure.error = HandshakeError::not_authorised;
     failure.detail = context.peer->uri();
