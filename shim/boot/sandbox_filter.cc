@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -140,11 +143,41 @@ bool allowed(std::span<const sock_filter> filter, std::uint32_t number) noexcept
   return verdict && (*verdict & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ALLOW;
 }
 
-// An argument that must have this value, all 64 bits of it or the lower half (an int's).
+// A tracer or a supervisor decides, who is not the program.
+bool asks_another(std::uint32_t verdict) noexcept {
+  std::uint32_t action = verdict & SECCOMP_RET_ACTION_FULL;
+  return action == SECCOMP_RET_TRACE || action == SECCOMP_RET_USER_NOTIF;
+}
+
+// Whether the filter may leave this call to somebody else. Where its answer depends on more than
+// the number, all its answers count.
+bool may_ask_another(std::span<const sock_filter> filter, std::uint32_t number) noexcept {
+  if (Value verdict = Verdict(filter, number).find()) return asks_another(*verdict);
+  return std::any_of(filter.begin(), filter.end(), [](const sock_filter &step) {
+    return BPF_CLASS(step.code) == BPF_RET &&
+           (BPF_RVAL(step.code) != BPF_K || asks_another(step.k));
+  });
+}
+
+// What an argument must be. Values are compared with its lower half, an int's.
 struct Argument {
+  enum class Must : std::uint8_t { be_null, be_one_of, have_only };
+
   unsigned index;
-  std::uint32_t value;
-  bool whole;
+  Must must;
+  std::array<std::uint32_t, 12> values;
+  std::size_t count;
+
+  static Argument null(unsigned index) noexcept { return {index, Must::be_null, {}, 1}; }
+  static Argument only(unsigned index, std::uint32_t bits) noexcept {
+    return {index, Must::have_only, {~bits}, 1};
+  }
+  template <typename... V>
+  static Argument one_of(unsigned index, V... values) noexcept {
+    return {index, Must::be_one_of, {static_cast<std::uint32_t>(values)...}, sizeof...(values)};
+  }
+
+  std::size_t instructions() const noexcept { return must == Must::be_null ? 4 : 1 + count; }
 };
 
 class Writer {
@@ -153,29 +186,46 @@ class Writer {
 
   std::size_t size() const noexcept { return size_; }
 
-  void add(unsigned code, std::size_t k, std::size_t if_false = 0) noexcept {
-    out_[size_++] = {static_cast<std::uint16_t>(code), 0, static_cast<std::uint8_t>(if_false),
-                     static_cast<std::uint32_t>(k)};
+  void add(unsigned code, std::size_t k, std::size_t if_true = 0,
+           std::size_t if_false = 0) noexcept {
+    out_[size_++] = {static_cast<std::uint16_t>(code), static_cast<std::uint8_t>(if_true),
+                     static_cast<std::uint8_t>(if_false), static_cast<std::uint32_t>(k)};
   }
 
   // Lets the call through when all arguments are as said.
   void let(std::uint32_t number, std::initializer_list<Argument> arguments) noexcept {
     std::size_t end = size_ + 3;
-    for (const Argument &argument : arguments) end += argument.whole ? 4 : 2;
+    for (const Argument &argument : arguments) end += argument.instructions();
     expect(offsetof(seccomp_data, nr), number, end);
-    for (const Argument &argument : arguments) {
-      std::size_t low = offsetof(seccomp_data, args) + argument.index * sizeof(std::uint64_t);
-      expect(low, argument.value, end);  // little-endian, as both machines are
-      if (argument.whole) expect(low + sizeof(std::uint32_t), 0, end);
-    }
+    for (const Argument &argument : arguments) expect(argument, end);
     add(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   }
 
  private:
+  std::size_t until(std::size_t end) const noexcept { return end - size_ - 1; }
+
   // Goes on when the word has the value, else at `end`.
   void expect(std::size_t offset, std::uint32_t value, std::size_t end) noexcept {
     add(BPF_LD | BPF_W | BPF_ABS, offset);
-    add(BPF_JMP | BPF_JEQ | BPF_K, value, end - size_ - 1);
+    add(BPF_JMP | BPF_JEQ | BPF_K, value, 0, until(end));
+  }
+
+  void expect(const Argument &argument, std::size_t end) noexcept {
+    // Little-endian, as both machines are.
+    std::size_t low = offsetof(seccomp_data, args) + argument.index * sizeof(std::uint64_t);
+    if (argument.must == Argument::Must::be_null) {
+      expect(low, 0, end);
+      expect(low + sizeof(std::uint32_t), 0, end);
+      return;
+    }
+    add(BPF_LD | BPF_W | BPF_ABS, low);
+    if (argument.must == Argument::Must::have_only) {
+      return add(BPF_JMP | BPF_JSET | BPF_K, argument.values[0], until(end));
+    }
+    for (std::size_t left = argument.count; left > 0; --left) {
+      add(BPF_JMP | BPF_JEQ | BPF_K, argument.values[argument.count - left], left - 1,
+          left == 1 ? until(end) : 0);
+    }
   }
 
   std::span<sock_filter, kAheadLimit> out_;
@@ -188,25 +238,36 @@ bool allows_reading_and_writing(std::span<const sock_filter> filter) noexcept {
   return allowed(filter, SYS_read) && allowed(filter, SYS_write);
 }
 
-std::size_t write_ahead(std::span<sock_filter, kAheadLimit> out) noexcept {
+std::size_t write_ahead(std::span<const sock_filter> filter,
+                        std::span<sock_filter, kAheadLimit> out) noexcept {
   std::array<sock_filter, kAheadLimit> rules{};
   Writer writer(rules);
-  constexpr bool kWhole = true, kHalf = false;
-  // As read and write on a socket: no address, no room for one.
-  writer.let(SYS_recvfrom, {{4, 0, kWhole}, {5, 0, kWhole}});
-  writer.let(SYS_sendto, {{4, 0, kWhole}, {5, 0, kHalf}});
-  // Questions.
-  writer.let(SYS_getsockopt, {{1, SOL_SOCKET, kHalf}});
-  writer.let(SYS_getsockname, {});
-  writer.let(SYS_getpeername, {});
-  writer.let(SYS_fcntl, {{1, F_GETFL, kHalf}});
-  writer.let(SYS_kill, {{1, 0, kHalf}});
-  // Waiting, without another signal mask; locks.
-  writer.let(SYS_ppoll, {{3, 0, kWhole}});
-  writer.let(SYS_futex, {});
+  auto let = [&](std::uint32_t number, std::initializer_list<Argument> arguments) {
+    if (!may_ask_another(filter, number)) writer.let(number, arguments);
+  };
+  // As read and write on a socket: no address, no room for one. What write cannot do, urgent data
+  // or pinning memory, stays the filter's to allow.
+  let(SYS_recvfrom, {Argument::only(3, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT), Argument::null(4),
+                     Argument::null(5)});
+  let(SYS_sendto, {Argument::only(3, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE), Argument::null(4),
+                   Argument::one_of(5, 0)});
+  // Questions. Not all options are: SO_PEERPIDFD makes a descriptor.
+  let(SYS_getsockopt,
+      {Argument::one_of(1, SOL_SOCKET),
+       Argument::one_of(2, SO_DOMAIN, SO_TYPE, SO_PROTOCOL, SO_ACCEPTCONN, SO_COOKIE, SO_ERROR,
+                        SO_LINGER, SO_SNDBUF, SO_RCVTIMEO, SO_SNDTIMEO, SO_RCVLOWAT)});
+  let(SYS_getsockopt, {Argument::one_of(1, IPPROTO_TCP), Argument::one_of(2, TCP_INFO)});
+  let(SYS_getsockname, {});
+  let(SYS_getpeername, {});
+  let(SYS_fcntl, {Argument::one_of(1, F_GETFL)});
+  let(SYS_kill, {Argument::one_of(1, 0)});
+  // Waiting, without another signal mask; locks, in their two plainest calls.
+  let(SYS_ppoll, {Argument::null(3)});
+  let(SYS_futex,
+      {Argument::one_of(1, FUTEX_WAIT, FUTEX_WAKE, FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE)});
   Writer all(out);
   all.add(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch));
-  all.add(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, writer.size());
+  all.add(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, 0, writer.size());
   std::size_t length = all.size();
   for (std::size_t i = 0; i < writer.size(); ++i) out[length++] = rules[i];
   // The filter finds the accumulator as the kernel hands it over.
@@ -226,7 +287,8 @@ WiderFilter::WiderFilter(const sock_fprog *own) noexcept : installed_(own) {
   mapped_ = size;
   wider_.filter = reinterpret_cast<sock_filter *>(mapped);
   may_unmap_ = allowed(filter, SYS_munmap);
-  std::size_t ahead = write_ahead(std::span<sock_filter, kAheadLimit>(wider_.filter, kAheadLimit));
+  std::size_t ahead =
+      write_ahead(filter, std::span<sock_filter, kAheadLimit>(wider_.filter, kAheadLimit));
   std::memcpy(wider_.filter + ahead, own->filter, own->len * sizeof(sock_filter));
   wider_.len = static_cast<unsigned short>(ahead + own->len);
   installed_ = &wider_;

@@ -1,19 +1,23 @@
 #include "shim/boot/sandbox_filter.h"
 
 #include <doctest/doctest.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 #include <vector>
 
 using inlay::shim::boot::allows_reading_and_writing;
@@ -39,7 +43,7 @@ std::vector<sock_filter> only(std::initializer_list<long> calls) {
 
 std::vector<sock_filter> widened(const std::vector<sock_filter> &filter) {
   std::vector<sock_filter> all(kAheadLimit);
-  all.resize(write_ahead(std::span<sock_filter, kAheadLimit>(all)));
+  all.resize(write_ahead(filter, std::span<sock_filter, kAheadLimit>(all)));
   all.insert(all.end(), filter.begin(), filter.end());
   return all;
 }
@@ -89,6 +93,11 @@ TEST_CASE("a filter that knows read and write only lets a managed connection's c
           pollfd one{pair[0], POLLOUT, 0};
           return syscall(SYS_ppoll, &one, 1, nullptr, nullptr, 0) == 1;
         }) == 0);
+  CHECK(outcome(widened(kTight), [](int *) {
+          int word = 0;
+          return syscall(SYS_futex, &word, FUTEX_WAIT, 1, nullptr) == -1 && errno == EAGAIN &&
+                 syscall(SYS_futex, &word, FUTEX_WAKE, 1) == 0;
+        }) == 0);
 }
 
 TEST_CASE("it lets nothing through that does more") {
@@ -112,6 +121,62 @@ TEST_CASE("it lets nothing through that does more") {
           pollfd one{pair[0], POLLOUT, 0};
           return syscall(SYS_ppoll, &one, 1, nullptr, &none, 8) == 1;
         }) == -SIGSYS);
+  // Not as write and read: urgent data, pinned memory, the error queue.
+  for (int flags : {MSG_OOB, MSG_ZEROCOPY, MSG_FASTOPEN, MSG_CONFIRM}) {
+    CAPTURE(flags);
+    CHECK(outcome(filter, [flags](int *pair) { return send(pair[0], "x", 1, flags) >= 0; }) ==
+          -SIGSYS);
+  }
+  for (int flags : {MSG_OOB, MSG_ERRQUEUE}) {
+    CAPTURE(flags);
+    CHECK(outcome(filter, [flags](int *pair) {
+            char byte;
+            return recv(pair[0], &byte, 1, flags | MSG_DONTWAIT) >= 0;
+          }) == -SIGSYS);
+  }
+  // A question that makes a descriptor, and one of another level.
+  constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD
+  for (auto [level, name] : {std::pair{SOL_SOCKET, kPeerPidfd}, {IPPROTO_IP, IP_TTL}}) {
+    CAPTURE(name);
+    CHECK(outcome(filter, [level = level, name = name](int *pair) {
+            int value = 0;
+            socklen_t length = sizeof(value);
+            return getsockopt(pair[0], level, name, &value, &length) == 0;
+          }) == -SIGSYS);
+  }
+  // The kernel's more intricate locks have been the way out of sandboxes.
+  for (int call : {FUTEX_LOCK_PI, FUTEX_CMP_REQUEUE_PI, FUTEX_WAIT_REQUEUE_PI, FUTEX_REQUEUE,
+                   FUTEX_WAIT | FUTEX_CLOCK_REALTIME}) {
+    CAPTURE(call);
+    CHECK(outcome(filter, [call](int *) {
+            int word = 0;
+            return syscall(SYS_futex, &word, call, 1, nullptr, nullptr, 0) >= 0;
+          }) == -SIGSYS);
+  }
+}
+
+TEST_CASE("a call the filter leaves to a tracer or a supervisor stays theirs") {
+  // Without a tracer SECCOMP_RET_TRACE is ENOSYS.
+  auto filter = kTight;
+  filter.insert(filter.end() - 1,
+                {{kEqual, 0, 1, SYS_getsockname}, {kReturn, 0, 0, SECCOMP_RET_TRACE}});
+  auto ask = [](int *pair) {
+    sockaddr_un name{};
+    socklen_t length = sizeof(name);
+    return getsockname(pair[0], reinterpret_cast<sockaddr *>(&name), &length) == -1 &&
+           errno == ENOSYS;
+  };
+  CHECK(outcome(filter, ask) == 0);
+  CHECK(outcome(widened(filter), ask) == 0);
+  CHECK(outcome(widened(filter), exchange) == 0);
+  // By the arguments: only what the other calls need goes in front.
+  auto by_argument = kTight;
+  by_argument.insert(by_argument.end() - 1, {{kEqual, 0, 3, SYS_getsockname},
+                                             {kLoad, 0, 0, offsetof(seccomp_data, args)},
+                                             {kEqual, 1, 0, 0xffff},
+                                             {kReturn, 0, 0, SECCOMP_RET_TRACE}});
+  CHECK(outcome(widened(by_argument), ask) == 0);
+  CHECK(outcome(widened(by_argument), exchange) == 0);
 }
 
 TEST_CASE("a filter is only widened when it allows read and write whatever their arguments") {
