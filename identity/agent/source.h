@@ -2,26 +2,16 @@
 // files_source, workload_api_source).
 #pragma once
 
-#include <cstdint>
 #include <ctime>
 #include <map>
 #include <string>
-#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
 #include "identity/svid.h"
+#include "identity/trust_domain_bundle.h"
 
 namespace inlay::identity::agent {
-
-// What a source says of one trust domain.
-struct TrustDomainBundle {
-  std::vector<std::string> x509_authorities;           // DER
-  std::map<std::string, std::string> jwt_authorities;  // kid -> public key, PKIX DER
-  std::uint64_t sequence = 0;
-  std::uint32_t refresh_hint = 300;  // seconds
-  bool operator==(const TrustDomainBundle &) const = default;
-};
 
 struct Trust {
   std::map<std::string, TrustDomainBundle, std::less<>> bundles;  // by trust domain
@@ -38,8 +28,8 @@ struct JwtSvid {
   std::time_t not_after = 0;
 };
 
-// All calls come from one thread of the agent's, which may wait in them; news_fd() may be polled by
-// it. A source must notice what changes on its own (files replaced, an upstream's new bundle).
+// One call at a time, which may wait; news_fd() is polled meanwhile. A source must notice what
+// changes on its own (files replaced, an upstream's new bundle).
 class Source {
  public:
   virtual ~Source() = default;
@@ -53,10 +43,12 @@ class Source {
       const SpiffeId &id, const std::vector<std::string> &audience) = 0;
   // Whether obtain() gives something new at any time (an authority), or only after news.
   virtual bool issues() const = 0;
-  // Becomes readable when obtain() or trust() have something new; -1: there never is any. The
-  // caller calls take_news() then.
+  // Whether obtain() and trust() may take long: then nobody calls them before the agent listens.
+  virtual bool waits() const { return false; }
+  // Readable when there may be news; -1: there never are any.
   virtual int news_fd() const = 0;
-  virtual void take_news() = 0;
+  // Makes news_fd() wait for the next. True when obtain() or trust() have something new.
+  virtual bool take_news() = 0;
 };
 
 }  // namespace inlay::identity::agent
