@@ -31,7 +31,18 @@ extern Helper g_helper;
 bool ensure_running() noexcept;
 // The epoll set and the eventfd; start_lock held.
 void close_descriptors() noexcept;
+// Takes every session out of the inbox and attends it. work_lock held.
+void take_inbox() noexcept;
 // The thread ends with its work undone; its tasks wait for the next one.
 void park_here() noexcept;
+
+// --- one session's work (attend.cc) ---------------------------------------------------------------
+
+// Moves the session on as far as it goes without waiting.
+void attend(Slot &slot) noexcept;
+// Sees to what is due by the clock; returns how long until something else is, -1 for never.
+std::int64_t check_deadlines() noexcept;
+// What a parked thread left, armed in an epoll set that is gone: attends every session with work.
+void resume_tasks() noexcept;
 
 }  // namespace inlay::shim
