@@ -106,7 +106,6 @@ int receive_messages(Slot &slot, int fd, mmsghdr *messages, unsigned count, int 
     }
     messages[done].msg_len = static_cast<unsigned>(got);
     ++done;
-    if (got == 0) break;  // the end of a stream stays the end
     if (wait_for_one) message_flags |= MSG_DONTWAIT;
     if (timeout != nullptr) {
       long left = room_ns - elapsed_ns(start);

@@ -1,6 +1,7 @@
 // The receive calls: waiting, errors and flags as on TCP. The records themselves are record_reader.h's.
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "shim/arena/arena.h"
@@ -158,6 +159,10 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
 
 ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) {
   if ((flags & MSG_ERRQUEUE) != 0) return next.recvmsg(fd, message, flags);
+  if (message->msg_iovlen > IOV_MAX) {
+    errno = EMSGSIZE;  // copy_msghdr_from_user, before it looks at a vector
+    return -1;
+  }
   ssize_t got = receive(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);
   if (got >= 0) {
     // TCP gives no address and no control data here (tcp_recvmsg), except what options ask for.

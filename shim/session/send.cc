@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstring>
 
@@ -323,6 +324,14 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
     errno = EOPNOTSUPP;
     return -1;
   }
+  if ((flags & MSG_FASTOPEN) != 0 && slot.state.load(std::memory_order_acquire) > State::connecting) {
+    // A connection there is already: the kernel's errno, asked for without a byte.
+    long none = kernel::send(fd, nullptr, 0, MSG_FASTOPEN | MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (none < 0) {
+      errno = static_cast<int>(-none);
+      return -1;
+    }
+  }
   const int entry_errno = errno;
   const std::size_t total = total_length(parts);
   const std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
@@ -438,6 +447,10 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
 }
 
 ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) {
+  if (message->msg_iovlen > IOV_MAX) {
+    errno = EMSGSIZE;  // copy_msghdr_from_user, before it looks at a vector
+    return -1;
+  }
   // Control data on TCP (timestamping, zerocopy) asks for what records can't give; it is ignored as
   // far as TCP ignores it. The address of an established connection is ignored by TCP as well.
   return send(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);

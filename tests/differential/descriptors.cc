@@ -146,7 +146,7 @@ Scenario standard{"descriptors/standard-streams",
                     note_rest(fd);
                   }};
 
-Scenario high{"descriptors/high-numbers",
+Scenario high{"descriptors/above-1024",
               [](int listener) {
                 rlimit limit{5000, 5000};
                 if (setrlimit(RLIMIT_NOFILE, &limit) != 0) note("setrlimit", -1);
@@ -225,7 +225,7 @@ int highest_number() {
   return static_cast<int>(limit.rlim_cur) - 1;
 }
 
-Scenario high_numbers{"descriptors/high-numbers",
+Scenario high_numbers{"descriptors/above-65536",
                       [](int listener) {
                         int fd = take(listener);
                         for (unsigned i = 0; i < 4; ++i) {

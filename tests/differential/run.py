@@ -168,6 +168,9 @@ def main():
         world = World(options.build.resolve(), folder, options.strict)
         listed = subprocess.run([world.program, "--list"], check=True, capture_output=True, text=True)
         names = sorted(listed.stdout.split())
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            sys.exit(f"the same name for two scenarios: {sorted(twice)}")
         different = differences()
         unknown = set(different) - set(names)
         if unknown:
