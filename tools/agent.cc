@@ -1,4 +1,4 @@
-// inlay agent: a separate executable, found beside this one or in PATH.
+// inlay agent: a separate executable, found beside this one, in the build tree or in PATH.
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,13 +16,17 @@ namespace inlay::tools {
 
 void become_companion(const std::string &name, std::vector<std::string> words) {
   std::error_code error;
-  std::filesystem::path beside =
-      std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / name;
+  std::filesystem::path folder =
+      std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  std::filesystem::path beside = folder / name;
+  std::filesystem::path built =  // inlay-agent of identity/agent in the build tree
+      folder.parent_path() / "identity" / name.substr(name.find('-') + 1) / name;
   words.insert(words.begin(), name);
   std::vector<char *> arguments;
   for (std::string &word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   ::execv(beside.c_str(), arguments.data());
+  ::execv(built.c_str(), arguments.data());
   ::execvp(name.c_str(), arguments.data());
   complain(name + " is not installed beside inlay or in PATH; install it and try again");
   throw Exit{kExitNotFound};

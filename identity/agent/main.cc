@@ -1,0 +1,9 @@
+// inlay-agent. What it does is in command.h.
+#include <string>
+#include <vector>
+
+#include "identity/agent/command.h"
+
+int main(int argc, char **argv) {
+  return inlay::identity::agent::run_command({argv + (argc > 0 ? 1 : 0), argv + argc});
+}
