@@ -28,6 +28,10 @@ struct BundleError {
 // "keys" array is a valid empty bundle.
 tl::expected<Bundle, BundleError> parse_bundle(std::string_view text);
 
+// Whether `text` is to be read as JSON: no PEM file starts with a brace but for text before its
+// first block, which then is no JSON.
+bool looks_like_json(std::string_view text);
+
 // Trust domain -> bundle. A chain is verified against the bundle of its own trust domain only.
 using BundleSet = std::map<std::string, Bundle, std::less<>>;
 

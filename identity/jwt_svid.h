@@ -75,6 +75,5 @@ tl::expected<std::string, JwtFailure> issue_jwt_svid(const SpiffeId &id,
 // A name for a key that others arrive at too: the thumbprint of RFC 7638 would need JSON; this is
 // the first 16 bytes of the SHA-256 of its PKIX DER in base64url.
 std::string jwt_key_id(const EVP_PKEY *key);
-std::string public_key_der(const EVP_PKEY *key);
 
 }  // namespace inlay::identity
