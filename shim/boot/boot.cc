@@ -20,6 +20,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
+#include "shim/boot/plain_streams.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/state.h"
 #include "shim/boot/streams.h"
@@ -70,6 +71,7 @@ void at_exit(void *) {
   if (in_foreign_process()) return;
   int saved = errno;
   flush_socket_streams();
+  fail_unflushed_streams();
   flush_everything(false);
   end_log();
   errno = saved;

@@ -3,6 +3,8 @@
 // exec may be called in a vfork child.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 
 #include "shim/boot/heap.h"
@@ -61,6 +63,24 @@ int with_repaired(char *const environment[], const char *message, Start start) {
   int result = start(entries);
   release(large);
   return result;
+}
+
+// Runs `start()` while `environ` is the repaired one: for what the C library executes by itself. What
+// another thread adds to the environment meanwhile may be lost to the program.
+template <typename Start>
+void with_own_environment(Start start) {
+  struct Lent {
+    char **own, **lent;
+    ~Lent() {  // a cancelled thread too
+      if (environ == lent) environ = own;
+    }
+  };
+  with_repaired(environ, nullptr, [&](char *const repaired[]) {
+    Lent lent{environ, const_cast<char **>(repaired)};
+    environ = lent.lent;
+    start();
+    return 0;
+  });
 }
 
 }  // namespace inlay::shim::boot

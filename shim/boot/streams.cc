@@ -21,6 +21,7 @@ struct Stream {
   Stream *next;
 };
 constexpr int kUnused = -1;
+constexpr int kClosed = -2;  // reopened in vain: the object is there still, its number is not
 
 // Entries are only ever added: walked without a lock.
 constinit std::atomic<Stream *> g_streams{nullptr};
@@ -62,13 +63,15 @@ int close_stream(void *cookie) {
   int fd = entry->fd;
   entry->file.store(nullptr, std::memory_order_release);
   entry->fd.store(kUnused, std::memory_order_release);
-  return ::close(fd);
+  return fd == kClosed ? 0 : ::close(fd);
 }
 
-// A socket cannot seek; any other errno would make the C library report an error.
-int seek_stream(void *, off64_t *, int) {
-  errno = ESPIPE;
-  return -1;
+// ESPIPE on a socket; the number may be a file's by now.
+int seek_stream(void *cookie, off64_t *offset, int whence) {
+  off64_t at = ::lseek64(static_cast<Stream *>(cookie)->fd, *offset, whence);
+  if (at < 0) return -1;
+  *offset = at;
+  return 0;
 }
 
 bool is_tcp_socket(int fd) noexcept {
@@ -95,14 +98,33 @@ void take_over(FILE *before, FILE *after) noexcept {
   __fpurge(before);
 }
 
-// The number belongs to another stream now. The object itself stays: others may point to it.
-void forget_stream(FILE *stream) noexcept {
+Stream *entry_of(FILE *stream) noexcept {
   for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
        entry = entry->next) {
-    if (entry->file.load(std::memory_order_acquire) == stream) {
-      entry->file.store(nullptr, std::memory_order_release);
-    }
+    if (entry->file.load(std::memory_order_acquire) == stream) return entry;
   }
+  return nullptr;
+}
+
+// fopen()'s modes; -1 with EINVAL.
+int open_flags(const char *mode) noexcept {
+  if (mode == nullptr || *mode == '\0' || std::strchr("rwa", *mode) == nullptr) {
+    errno = EINVAL;
+    return -1;
+  }
+  int flags = std::strchr(mode, '+') != nullptr ? O_RDWR : *mode == 'r' ? O_RDONLY : O_WRONLY;
+  if (*mode != 'r') flags |= O_CREAT | (*mode == 'w' ? O_TRUNC : O_APPEND);
+  if (std::strchr(mode, 'x') != nullptr) flags |= O_EXCL;
+  if (std::strchr(mode, 'e') != nullptr) flags |= O_CLOEXEC;
+  return flags;
+}
+
+void set_mode(FILE *stream, int flags) noexcept {
+  constexpr int kNoReads = 4, kNoWrites = 8, kAppends = 0x1000;  // _IO_NO_READS and so on
+  int access = flags & O_ACCMODE;
+  int mode = (access == O_WRONLY ? kNoReads : 0) | (access == O_RDONLY ? kNoWrites : 0) |
+             ((flags & O_APPEND) != 0 ? kAppends : 0);
+  stream->_flags = (stream->_flags & ~(kNoReads | kNoWrites | kAppends)) | mode;
 }
 
 // fdopen()'s rules: the mode must fit the descriptor's.
@@ -115,6 +137,37 @@ bool mode_fits(int fd, const char *mode) noexcept {
 }
 
 }  // namespace
+
+FILE *reopen_socket_stream(const char *path, const char *mode, FILE *stream) noexcept {
+  std::fflush(stream);
+  Stream *entry = entry_of(stream);
+  if (entry == nullptr) return nullptr;  // closed by another thread
+  int fd = entry->fd;
+  char itself[32];
+  if (path == nullptr) {
+    std::snprintf(itself, sizeof itself, "/proc/self/fd/%d", fd);
+    path = itself;
+  }
+  int flags = open_flags(mode);
+  int opened = flags < 0 ? -1 : ::open(path, flags, 0666);
+  if (opened < 0 || ::dup3(opened, fd, flags & O_CLOEXEC) < 0) {
+    int saved = errno;
+    if (opened >= 0) ::close(opened);
+    ::close(fd);
+    entry->fd.store(kClosed, std::memory_order_release);
+    errno = saved;
+    return nullptr;
+  }
+  ::close(opened);
+  FILE *standard[] = {stdin, stdout, stderr};
+  FILE *result = fd <= STDERR_FILENO ? standard[fd] : stream;
+  for (FILE *one : {stream, result}) {
+    __fpurge(one);
+    std::clearerr(one);
+    set_mode(one, flags);
+  }
+  return result;
+}
 
 FILE *open_socket_stream(int fd, const char *mode) noexcept {
   if (!mode_fits(fd, mode)) return nullptr;
@@ -140,28 +193,29 @@ FILE *open_socket_stream(int fd, const char *mode) noexcept {
 }
 
 bool is_socket_stream(FILE *stream) noexcept {
-  for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
-       entry = entry->next) {
-    if (entry->file.load(std::memory_order_acquire) == stream) return true;
-  }
-  return false;
+  return stream != nullptr && entry_of(stream) != nullptr;
 }
 
 void refresh_standard_stream(int fd) noexcept {
   FILE **names[] = {&stdin, &stdout, &stderr};
   constexpr const char *kModes[] = {"r", "w", "w"};
-  static constinit FILE *plain[3] = {};
+  static constinit FILE *plain[3] = {}, *over_socket[3] = {};
   if (fd < 0 || fd > 2) return;
   FILE *before = *names[fd];
   bool is_socket = is_socket_stream(before);
   if (is_tcp_socket(fd) == is_socket) return;
   int saved = errno;
-  FILE *after = is_socket ? plain[fd] : open_socket_stream(fd, kModes[fd]);
+  if (is_socket) {
+    over_socket[fd] = before;
+  } else {
+    plain[fd] = before;
+  }
+  FILE *after = is_socket ? plain[fd] : over_socket[fd];
+  // Closed by the program since.
+  if (!is_socket && !is_socket_stream(after)) after = open_socket_stream(fd, kModes[fd]);
   if (after != nullptr) {
-    if (!is_socket) plain[fd] = before;
     if (fd != 0) take_over(before, after);
     *names[fd] = after;
-    if (is_socket) forget_stream(before);
   }
   errno = saved;
 }

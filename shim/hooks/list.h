@@ -112,20 +112,52 @@
   X(descriptors, watch, int, epoll_ctl,                                                            \
     (int epoll, int operation, int fd, struct epoll_event *event),                                 \
     "which sets hold the socket")                                                                  \
-  X(stdio, protect, FILE *, fdopen, (int fd, const char *mode), "a stream that calls the hooks")   \
-  X(stdio, protect, FILE *, _IO_fdopen, (int fd, const char *mode),                                \
+  X(streams, watch, FILE *, fopen, (const char *path, const char *mode),                           \
+    "a stream with a number")                                                                      \
+  X(streams, watch, FILE *, fopen64, (const char *path, const char *mode),                         \
+    "a stream with a number")                                                                      \
+  X(streams, watch, FILE *, _IO_fopen, (const char *path, const char *mode),                       \
+    "a stream with a number")                                                                      \
+  X(streams, watch, FILE *, tmpfile, (void), "a stream with a number")                             \
+  X(streams, watch, FILE *, tmpfile64, (void), "a stream with a number")                           \
+  X(streams, watch, FILE *, popen, (const char *command, const char *mode),                        \
+    "restores the environment")                                                                    \
+  X(streams, watch, FILE *, _IO_popen, (const char *command, const char *mode),                    \
+    "restores the environment")                                                                    \
+  X(streams, protect, FILE *, fdopen, (int fd, const char *mode),                                  \
     "a stream that calls the hooks")                                                               \
-  X(stdio, refuse, FILE *, freopen, (const char *path, const char *mode, FILE *stream),            \
+  X(streams, protect, FILE *, _IO_fdopen, (int fd, const char *mode),                              \
+    "a stream that calls the hooks")                                                               \
+  X(streams, refuse, FILE *, freopen, (const char *path, const char *mode, FILE *stream),          \
     "the connection is ended first")                                                               \
-  X(stdio, refuse, FILE *, freopen64, (const char *path, const char *mode, FILE *stream),          \
+  X(streams, refuse, FILE *, freopen64, (const char *path, const char *mode, FILE *stream),        \
     "the connection is ended first")                                                               \
-  X(stdio, protect, int, fclose, (FILE * stream), "")                                              \
-  X(stdio, protect, int, _IO_fclose, (FILE * stream), "")                                          \
+  X(streams, protect, int, fclose, (FILE * stream), "")                                            \
+  X(streams, protect, int, _IO_fclose, (FILE * stream), "")                                        \
+  X(streams, watch, int, fileno, (FILE * stream), "the number of a stream that lost it")           \
+  X(streams, watch, int, fileno_unlocked, (FILE * stream), "the number of a stream that lost it")  \
+  X(streams, protect, ssize_t, _IO_file_read, (FILE * stream, void *data, ssize_t size), "")       \
+  X(streams, protect, ssize_t, _IO_file_write, (FILE * stream, const void *data, ssize_t size),    \
+    "")                                                                                            \
+  X(streams, refuse, FILE *, _IO_file_attach, (FILE * stream, int fd), "EINVAL")                   \
   X(stdio, protect, int, dprintf, (int fd, const char *format, ...), "")                           \
   X(stdio, protect, int, vdprintf, (int fd, const char *format, va_list arguments), "")            \
   X(stdio, protect, int, __dprintf_chk, (int fd, int flag, const char *format, ...), "")           \
   X(stdio, protect, int, __vdprintf_chk,                                                           \
     (int fd, int flag, const char *format, va_list arguments), "")                                 \
+  X(stdio, refuse, void, psiginfo, (const siginfo_t *info, const char *text),                      \
+    "the connection is ended")                                                                     \
+  X(stdio, protect, void, backtrace_symbols_fd, (void *const *frames, int count, int fd), "")      \
+  X(stdio, protect, void, __backtrace_symbols_fd, (void *const *frames, int count, int fd), "")    \
+  X(syslog, watch, void, openlog, (const char *name, int options, int facility), "LOG_PERROR")     \
+  X(syslog, protect, void, syslog, (int priority, const char *format, ...),                        \
+    "the copy of LOG_PERROR")                                                                      \
+  X(syslog, protect, void, vsyslog, (int priority, const char *format, va_list arguments),         \
+    "the copy of LOG_PERROR")                                                                      \
+  X(syslog, protect, void, __syslog_chk, (int priority, int flag, const char *format, ...),        \
+    "the copy of LOG_PERROR")                                                                      \
+  X(syslog, protect, void, __vsyslog_chk, (int priority, int flag, const char *format, va_list arguments),\
+    "the copy of LOG_PERROR")                                                                      \
   X(names, watch, int, getaddrinfo,                                                                \
     (const char *node, const char *service, const struct addrinfo *hints,                          \
      struct addrinfo **result),                                                                    \
@@ -177,6 +209,9 @@
   X(process, watch, int, posix_spawnp,                                                             \
     (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,                     \
      const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[]),     \
+    "restores the environment")                                                                    \
+  X(process, watch, int, system, (const char *command), "restores the environment")                \
+  X(process, watch, int, wordexp, (const char *words, wordexp_t *result, int flags),               \
     "restores the environment")                                                                    \
   X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \

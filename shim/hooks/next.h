@@ -4,6 +4,7 @@
 #pragma once
 
 #include <aio.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <sched.h>
@@ -14,8 +15,11 @@
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <syslog.h>
 #include <unistd.h>
+#include <wordexp.h>
 
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -40,8 +44,16 @@ int __close(int fd);
 int __close_nocancel(int fd);
 int __dup2(int from, int to);
 int __fcntl(int fd, int command, ...);
+FILE *_IO_fopen(const char *path, const char *mode);
+FILE *_IO_popen(const char *command, const char *mode);
 FILE *_IO_fdopen(int fd, const char *mode);
 int _IO_fclose(FILE *stream);
+ssize_t _IO_file_read(FILE *stream, void *data, ssize_t size);
+ssize_t _IO_file_write(FILE *stream, const void *data, ssize_t size);
+FILE *_IO_file_attach(FILE *stream, int fd);
+void __backtrace_symbols_fd(void *const *frames, int count, int fd);
+void __syslog_chk(int priority, int flag, const char *format, ...);
+void __vsyslog_chk(int priority, int flag, const char *format, va_list arguments);
 int __dprintf_chk(int fd, int flag, const char *format, ...);
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
 

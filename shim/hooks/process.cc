@@ -234,6 +234,21 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   return spawn_with(spawn, target, pid, actions, environment);
 }
 
+// Their shells are started inside the C library.
+int system(const char *command) {
+  bound();
+  int result = -1;
+  boot::with_own_environment([&] { result = next.system(command); });
+  return result;
+}
+
+int wordexp(const char *words, wordexp_t *result, int flags) {
+  bound();
+  int error = 0;
+  boot::with_own_environment([&] { error = next.wordexp(words, result, flags); });
+  return error;
+}
+
 int prctl(int option, ...) noexcept {
   va_list list;
   va_start(list, option);

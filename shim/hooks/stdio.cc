@@ -1,11 +1,10 @@
-// The C library's streams call its hidden read, write and close: no hook sees them. A stream over a
-// TCP socket is therefore a cookie stream whose functions are the hooks; it carries the socket's
-// number, so fileno() tells the truth.
+// The C library's formatting into a descriptor, which calls its hidden write: formatted here, and
+// written by the hook.
 
-#include <stdio_ext.h>
+#include <sys/mman.h>
 
+#include "shim/arena/kernel.h"
 #include "shim/boot/heap.h"
-#include "shim/boot/streams.h"
 #include "shim/hooks/hook.h"
 
 using namespace inlay::shim;
@@ -14,16 +13,6 @@ extern "C" int __vsnprintf_chk(char *text, size_t size, int flag, size_t room, c
                                va_list arguments);
 
 namespace {
-
-// A socket that may become managed while the stream lives counts, connected or not.
-bool is_tcp(int fd) {
-  if (!boot::active()) return false;
-  if (managed(fd) != nullptr) return true;
-  std::uint64_t word = descriptor_word(fd);
-  return word == kSocket || word == kPlain;
-}
-
-int descriptor_of(FILE *stream) { return stream == nullptr ? -1 : stream->_fileno; }
 
 // Everything of `text` or an error, as vdprintf does.
 int write_all(int fd, const char *text, int length) {
@@ -58,53 +47,48 @@ int print(int fd, int flag, const char *format, va_list arguments) {
   return result;
 }
 
-// A plain stream over a managed socket was made behind inlay's back. The C library is about to
-// close its number; what the stream still buffers would go out in the clear, so then the connection
-// ends.
-void end_session_under(FILE *stream) {
-  int fd = descriptor_of(stream);
-  if (fd < 0 || !boot::active() || boot::is_socket_stream(stream)) return;
-  Slot *slot = managed_here(fd);
-  if (slot == nullptr) return;
-  if (__fpending(stream) > 0) {
-    refuse(*slot, fd, Refusal::stdio, "fclose");
-  } else {
-    before_replace(*slot, fd);
+// A crash handler's list of frames: the C library writes it to a file in memory, which is sent. No
+// memory is asked for.
+template <typename Write>
+void send_backtrace(Write write_symbols, void *const *frames, int count, Slot &slot, int fd) {
+  int saved = errno;
+  long memory = kernel::call(SYS_memfd_create, kernel::word("backtrace"), MFD_CLOEXEC);
+  if (memory < 0) return refuse(slot, fd, Refusal::stdio, "backtrace_symbols_fd");
+  write_symbols(frames, count, static_cast<int>(memory));
+  char part[512];
+  long got = 0, at = 0;
+  while ((got = kernel::call(SYS_pread64, memory, kernel::word(part), sizeof part, at)) > 0) {
+    if (write_all(fd, part, static_cast<int>(got)) < 0) break;
+    at += got;
   }
+  kernel::close(static_cast<int>(memory));
+  errno = saved;
 }
 
 }  // namespace
 
 extern "C" {
 
-FILE *fdopen(int fd, const char *mode) noexcept {
-  if (is_tcp(fd)) return boot::open_socket_stream(fd, mode);
-  return bound().fdopen(fd, mode);
+// Formats in a buffer of its own and writes to standard error.
+void psiginfo(const siginfo_t *info, const char *text) {
+  if (Slot *slot = managed(STDERR_FILENO)) {
+    return refuse(*slot, STDERR_FILENO, Refusal::stdio, "psiginfo");
+  }
+  next.psiginfo(info, text);
 }
 
-FILE *_IO_fdopen(int fd, const char *mode) {
-  if (is_tcp(fd)) return boot::open_socket_stream(fd, mode);
-  return bound()._IO_fdopen(fd, mode);
+void backtrace_symbols_fd(void *const *frames, int count, int fd) noexcept {
+  if (Slot *slot = managed(fd)) {
+    return send_backtrace(next.backtrace_symbols_fd, frames, count, *slot, fd);
+  }
+  next.backtrace_symbols_fd(frames, count, fd);
 }
 
-FILE *freopen(const char *path, const char *mode, FILE *stream) {
-  end_session_under(stream);
-  return bound().freopen(path, mode, stream);
-}
-
-FILE *freopen64(const char *path, const char *mode, FILE *stream) {
-  end_session_under(stream);
-  return bound().freopen64(path, mode, stream);
-}
-
-int fclose(FILE *stream) {
-  end_session_under(stream);
-  return bound().fclose(stream);
-}
-
-int _IO_fclose(FILE *stream) {
-  end_session_under(stream);
-  return bound()._IO_fclose(stream);
+void __backtrace_symbols_fd(void *const *frames, int count, int fd) {
+  if (Slot *slot = managed(fd)) {
+    return send_backtrace(next.__backtrace_symbols_fd, frames, count, *slot, fd);
+  }
+  next.__backtrace_symbols_fd(frames, count, fd);
 }
 
 int dprintf(int fd, const char *format, ...) {

@@ -20,6 +20,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
+#include "shim/session/claim.h"
 #include "shim/session/helper.h"
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
@@ -47,6 +48,12 @@ bool is_closing(const Slot &slot) noexcept {
 
 std::uint64_t closing_word() noexcept {
   return managed_word(&closing_session());
+}
+
+// The kernel has closed the number: it is whoever's comes next.
+void release_number(int fd) noexcept {
+  replace_descriptor_word(fd, closing_word(), kUnknown);
+  boot::give_back_streams(fd);
 }
 
 // Another number of this process that names the session.
@@ -117,6 +124,10 @@ enum class End : std::uint8_t { other_descriptors, ended, lingers };
 
 // Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
 End end_descriptor(Slot &slot, int fd) noexcept {
+  // Not an orderly end, when the peer has not got all that the program said.
+  if (boot::a_stream_failed(fd)) {
+    refuse(slot, fd, Refusal::stdio, "a stream from before the connection was used");
+  }
   Locked life(slot.life_lock);
   struct Closing {
     int fd;
@@ -247,11 +258,13 @@ static void add_to(Slot &slot, int fd) noexcept {
 }
 
 void join_session(Slot &slot, int fd) noexcept {
+  claim_number(fd);
   Locked life(slot.life_lock);
   add_to(slot, fd);
 }
 
 bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
+  claim_number(fd);
   Locked life(slot.life_lock);
   State state = slot.state.load(std::memory_order_acquire);
   bool ends = state == State::free || slot.cookie.load(std::memory_order_acquire) != cookie ||
@@ -291,7 +304,9 @@ void forget_session(Slot &slot, int fd) noexcept {
   }
   std::uint64_t word = managed_word(&slot);
   for (int other = 0; other <= highest_descriptor(); ++other) {
-    if (descriptor_word(other) == word) set_descriptor_word(other, kSocket);
+    if (descriptor_word(other) != word) continue;
+    set_descriptor_word(other, kSocket);
+    boot::give_back_streams(other);
   }
   set_descriptor_word(fd, kSocket);
   drop_session(slot);
@@ -312,7 +327,7 @@ int close_managed(Slot &slot, int fd) {
   if (is_closing(slot)) {
     // Refused without a slot, or two threads close it: the kernel decides.
     int closed = next.close(fd);
-    if (closed == 0) replace_descriptor_word(fd, closing_word(), kUnknown);
+    if (closed == 0) release_number(fd);
     return closed;
   }
   // A cancelled thread closes nothing (the C library acts on the request before the system call),
@@ -320,7 +335,7 @@ int close_managed(Slot &slot, int fd) {
   pthread_testcancel();
   end_descriptor(slot, fd);
   long result = kernel::close(fd);
-  replace_descriptor_word(fd, closing_word(), kUnknown);
+  release_number(fd);
   if (result == 0) return 0;
   errno = static_cast<int>(-result);
   return -1;
@@ -355,7 +370,7 @@ void after_close_range(unsigned first, unsigned last) noexcept {
   int highest = highest_descriptor();
   for (int fd = first > static_cast<unsigned>(INT_MAX) ? INT_MAX : static_cast<int>(first);
        fd <= highest && static_cast<unsigned>(fd) <= last; ++fd) {
-    replace_descriptor_word(fd, closing_word(), kUnknown);
+    release_number(fd);
   }
 }
 

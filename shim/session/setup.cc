@@ -13,6 +13,7 @@
 #include "shim/boot/level.h"
 #include "shim/hooks/next.h"
 #include "shim/session/cancel.h"
+#include "shim/session/claim.h"
 #include "shim/session/elsewhere.h"
 #include "shim/session/holders.h"
 #include "shim/session/helper.h"
@@ -109,6 +110,7 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
   Local &mine = local(*slot);
   mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   mine.policy = policy;
+  claim_number(fd);
   set_descriptor_word(fd, managed_word(slot));
   return slot;
 }

@@ -4,6 +4,7 @@
 
 #include <aio.h>
 #include <arpa/inet.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -20,7 +21,9 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <syslog.h>
 #include <unistd.h>
+#include <wordexp.h>
 
 #include <cerrno>
 #include <csignal>
@@ -171,6 +174,17 @@ void streams() {
   show("fdopen closed", bad == nullptr ? -1 : 0);
   FILE *reopened = std::freopen("/dev/null", "r", stdin);
   show("freopen", reopened == stdin);
+  FILE *kept = std::fopen("/dev/null", "w");
+  show("fileno", fileno(kept) >= 0 && fileno_unlocked(kept) == fileno(kept));
+  show("fputs", std::fputs("text", kept));
+  show("fclose", std::fclose(kept));
+  FILE *temporary = std::tmpfile();
+  std::fputs("kept for now", temporary);
+  std::rewind(temporary);
+  std::printf("fgets %s\n", std::fgets(line, sizeof line, temporary));
+  show("fclose", std::fclose(temporary));
+  show("fopen", std::fopen("/no/such/file", "r") == nullptr ? -1 : 0);
+  show("freopen of a closed name", std::freopen("/no/such/file", "r", stdin) == nullptr ? -1 : 0);
 }
 
 void descriptors() {
@@ -221,6 +235,38 @@ void descriptors() {
   closefrom(3);
   show("closed by closefrom", fcntl(copy, F_GETFD));
   show("closed by closefrom", fcntl(high, F_GETFD));
+}
+
+// What the C library writes to a number by itself, sent to a file.
+void diagnostics() {
+  FILE *file = std::tmpfile();
+  int saved = dup(2);
+  dup2(fileno(file), 2);
+  siginfo_t info{};
+  info.si_signo = SIGUSR1;
+  psiginfo(&info, "psiginfo");
+  openlog("hooks", LOG_PERROR, LOG_USER);
+  errno = ENOENT;
+  syslog(LOG_INFO, "syslog %d: %m", 1);
+  setlogmask(LOG_UPTO(LOG_ERR));
+  syslog(LOG_INFO, "not seen");
+  closelog();
+  wordexp_t words{};
+  show("wordexp", wordexp("$(echo words from a shell)", &words, 0));
+  std::printf("%zu %s\n", words.we_wordc, words.we_wordv[3]);
+  wordfree(&words);
+  void *frames[4];
+  backtrace_symbols_fd(frames, backtrace(frames, 1), 2);
+  dup2(saved, 2);
+  close(saved);
+  std::rewind(file);
+  char line[256];
+  while (std::fgets(line, sizeof line, file) != nullptr) {
+    char *address = std::strchr(line, '(');  // differs in each process
+    if (address != nullptr) std::strcpy(address, "\n");
+    std::printf("%s", line);
+  }
+  std::fclose(file);
 }
 
 int wait_for(pid_t pid) {
@@ -395,6 +441,7 @@ int main() {
   errno = 0;
   data_calls();
   streams();
+  diagnostics();
   names();
   cancellation();
   show("prctl", prctl(PR_GET_DUMPABLE));

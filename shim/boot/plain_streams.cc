@@ -1,0 +1,128 @@
+#include "shim/boot/plain_streams.h"
+
+#include <stdio_ext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "shim/arena/descriptors.h"
+#include "shim/boot/streams.h"
+
+// The C library's list of its streams.
+extern "C" {
+void _IO_list_lock(void);
+void _IO_list_unlock(void);
+FILE *_IO_iter_begin(void);
+FILE *_IO_iter_end(void);
+FILE *_IO_iter_next(FILE *);
+FILE *_IO_iter_file(FILE *);
+}
+
+namespace inlay::shim::boot {
+namespace {
+
+constexpr int kErrorSeen = 0x20;  // _IO_ERR_SEEN
+
+// Well below the C library's own negative numbers: -1 closed, -2 a cookie stream.
+constexpr int kFirstWithdrawn = -16;
+constexpr int withdrawn(int fd) { return kFirstWithdrawn - fd; }
+
+// For each number: how many streams were opened there, where it stops at kMany; and whether one
+// there has lost it. Pages that are never written cost nothing.
+constexpr std::uint8_t kMany = 0x7f;
+constexpr std::uint8_t kHasLost = 0x80;
+constinit std::atomic<std::uint8_t> g_numbers[kDescriptorLimit];
+
+std::atomic<std::uint8_t> *at(int fd) noexcept {
+  return fd < 0 || beyond_table(fd) ? nullptr : &g_numbers[fd];
+}
+
+bool has_lost(int fd) noexcept {
+  auto *number = at(fd);
+  return number != nullptr && (number->load(std::memory_order_acquire) & kHasLost) != 0;
+}
+
+template <typename Act>
+void for_each_stream(Act act) noexcept {
+  _IO_list_lock();
+  for (FILE *one = _IO_iter_begin(); one != _IO_iter_end(); one = _IO_iter_next(one)) {
+    act(_IO_iter_file(one));
+  }
+  _IO_list_unlock();
+}
+
+// Not under the stream's own lock, which may be held by a thread that waits in read(): whoever is
+// in a call on it finishes on what the number was, and looks at the number again for the next.
+int number_of(const FILE *stream) noexcept {
+  return __atomic_load_n(&stream->_fileno, __ATOMIC_ACQUIRE);
+}
+void set_number(FILE *stream, int number) noexcept {
+  __atomic_store_n(&stream->_fileno, number, __ATOMIC_RELEASE);
+}
+
+}  // namespace
+
+void note_plain_stream(FILE *stream) noexcept {
+  auto *number = stream == nullptr ? nullptr : at(number_of(stream));
+  if (number == nullptr) return;
+  std::uint8_t before = number->load(std::memory_order_relaxed);
+  while ((before & kMany) != kMany &&
+         !number->compare_exchange_weak(before, static_cast<std::uint8_t>(before + 1))) {
+  }
+}
+
+void forget_plain_stream(FILE *stream) noexcept {
+  if (stream == nullptr) return;
+  int own = withdrawn_number(stream);
+  auto *number = at(own >= 0 ? own : number_of(stream));
+  if (number == nullptr) return;
+  std::uint8_t before = number->load(std::memory_order_relaxed);
+  while ((before & kMany) != kMany && (before & kMany) != 0 &&
+         !number->compare_exchange_weak(before, static_cast<std::uint8_t>(before - 1))) {
+  }
+}
+
+void withdraw_streams(int fd) noexcept {
+  auto *number = at(fd);
+  if (number == nullptr) return;
+  // The C library's three were opened by nobody.
+  if (fd > STDERR_FILENO && (number->load(std::memory_order_acquire) & kMany) == 0) return;
+  bool any = false;
+  for_each_stream([&](FILE *stream) {
+    if (number_of(stream) != fd || is_socket_stream(stream)) return;
+    set_number(stream, withdrawn(fd));
+    any = true;
+  });
+  if (any) number->fetch_or(kHasLost, std::memory_order_release);
+}
+
+void give_back_streams(int fd) noexcept {
+  if (!has_lost(fd)) return;
+  at(fd)->fetch_and(static_cast<std::uint8_t>(~kHasLost), std::memory_order_release);
+  for_each_stream([fd](FILE *stream) {
+    if (number_of(stream) == withdrawn(fd)) set_number(stream, fd);
+  });
+}
+
+int withdrawn_number(const FILE *stream) noexcept {
+  int number = number_of(stream);
+  return number <= kFirstWithdrawn ? kFirstWithdrawn - number : -1;
+}
+
+bool a_stream_failed(int fd) noexcept {
+  if (!has_lost(fd)) return false;
+  bool failed = false;
+  for_each_stream([&](FILE *stream) {
+    failed |= number_of(stream) == withdrawn(fd) && (stream->_flags & kErrorSeen) != 0;
+  });
+  return failed;
+}
+
+void fail_unflushed_streams() noexcept {
+  for_each_stream([](FILE *stream) {
+    if (withdrawn_number(stream) >= 0 && __fpending(stream) > 0) stream->_flags |= kErrorSeen;
+  });
+}
+
+}  // namespace inlay::shim::boot

@@ -1,0 +1,33 @@
+// The C library's own streams at numbers that become a session's. Their system calls are seen by no
+// hook, and the stream objects outlive what inlay can replace: a program keeps a copy of `stdout`
+// (std::cout does), or closes the number under a stream and gets a connection there. Such a stream
+// loses its number while the connection has it: what it writes fails with EBADF. When the number is
+// something else again, the stream has it back.
+//
+// The number is kept in the stream itself (_fileno), and streams are found in the C library's list
+// under its lock, so nothing here can name a stream that is gone. That lock is held by fflush(NULL)
+// while it waits for a full pipe: it is taken only for numbers at which the program opened a
+// stream.
+#pragma once
+
+#include <cstdio>
+
+namespace inlay::shim::boot {
+
+// A stream was opened by the C library, or is about to be closed. Null is ignored.
+void note_plain_stream(FILE *stream) noexcept;
+void forget_plain_stream(FILE *stream) noexcept;
+
+// `fd` becomes a session's, or is one's no more.
+void withdraw_streams(int fd) noexcept;
+void give_back_streams(int fd) noexcept;
+
+// The number that was withdrawn from the stream; -1 when none was.
+int withdrawn_number(const FILE *stream) noexcept;
+// A stream without its number was written to, or read from: the connection at `fd` lacks something
+// the program said.
+bool a_stream_failed(int fd) noexcept;
+// At exit, when the C library flushes every stream: what one without its number holds is lost.
+void fail_unflushed_streams() noexcept;
+
+}  // namespace inlay::shim::boot
