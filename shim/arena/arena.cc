@@ -55,6 +55,8 @@ void place(Mapping &mapping, const SharedMemory &memory, bool foreign) noexcept 
   mapping.fd = memory.fd;
   mapping.inode = memory.inode;
   mapping.foreign.store(foreign, std::memory_order_release);
+  vouch_in(static_cast<unsigned>(&mapping - g_mappings),
+           {memory.base, kArenaSize, memory.fd, &mapping.header->doubts});
 }
 
 // Whether new sessions of this process may go there.
@@ -201,7 +203,7 @@ void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
   slot.rule = policy::kNoRule;
   slot.receive_low_water.store(1, std::memory_order_relaxed);
   slot.holders[0].descriptors.store(1, std::memory_order_relaxed);
-  slot.holders[0].pid.store(process_id(), std::memory_order_relaxed);
+  slot.holders[0].who.store(this_process(), std::memory_order_relaxed);
   slot.state.store(state, std::memory_order_relaxed);
   slot.cookie.store(cookie, std::memory_order_release);
 }
@@ -327,6 +329,17 @@ bool is_arena_descriptor(int fd) noexcept {
   return false;
 }
 
+void raise_doubt(unsigned arena) noexcept {
+  g_mappings[arena].header->doubts.fetch_add(1, std::memory_order_acq_rel);
+}
+
+void settle_doubt(unsigned arena) noexcept {
+  std::atomic<std::uint32_t> &doubts = g_mappings[arena].header->doubts;
+  std::uint32_t seen = doubts.load(std::memory_order_relaxed);
+  while (seen > 0 && !doubts.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel)) {
+  }
+}
+
 bool is_foreign_arena(unsigned arena) noexcept {
   return g_mappings[arena].foreign.load(std::memory_order_acquire);
 }
@@ -340,14 +353,16 @@ bool adopt_arena(ArenaDescriptor descriptor) noexcept {
     close_own(memory.fd);
     return false;
   }
-  place(mapping, memory, false);
-  if (!is_of_this_build(*mapping.header) || (mapping.locals = map_locals()) == nullptr) {
+  const auto &header = *reinterpret_cast<const Header *>(memory.base);
+  if (!is_of_this_build(header) || (mapping.locals = map_locals()) == nullptr) {
     kernel::call(SYS_munmap, kernel::word(memory.base), kArenaSize);
     close_own(memory.fd);
     return false;
   }
+  place(mapping, memory, false);
   // Of this thread's number in the image before.
-  mapping.header->lock.release_for(current_thread_id());
+  mapping.header->lock.release_for(this_thread());
+  settle_doubt(count);
   g_newest.store(count, std::memory_order_release);
   g_mapping_count.store(count + 1, std::memory_order_release);
   g_made.store(count + 1, std::memory_order_release);
@@ -390,6 +405,7 @@ Slot *join_arena(ArenaDescriptor descriptor, std::uint64_t cookie, int fd) noexc
   unsigned index = guard.reentered() ? kMaxArenas : free_mapping();
   Mapping *mapping = index == kMaxArenas ? nullptr : mapping_with(descriptor.inode);
   if (index == kMaxArenas || mapping != nullptr) {
+    Doubt doubt;
     kernel::close(descriptor.fd);  // no room, or another thread was here first
   } else {
     mapping = &g_mappings[index];

@@ -16,7 +16,7 @@
 namespace inlay::shim {
 
 inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
-inline constexpr std::uint32_t kArenaVersion = 3;  // of the layout of Header, Slot and Chunk
+inline constexpr std::uint32_t kArenaVersion = 4;  // of the layout of Header, Slot and Chunk
 inline constexpr std::uint32_t kSlotsPerArena = 2048;
 inline constexpr unsigned kMaxArenas = 128;  // mapped by one process at a time
 inline constexpr std::uint32_t kChunkSize = 20480;
@@ -70,6 +70,10 @@ unsigned arena_of(const Slot &slot) noexcept;
 ArenaDescriptor arena_descriptor(unsigned arena) noexcept;
 bool is_arena_descriptor(int fd) noexcept;
 void close_arena(unsigned arena) noexcept;
+// Another image is about to map it and say that it lives (participant.h): until it has, or will not.
+// adopt_arena() settles what the image before raised.
+void raise_doubt(unsigned arena) noexcept;
+void settle_doubt(unsigned arena) noexcept;
 // This process's SPIFFE ID, for images that inherit an arena and never load an identity; "" unknown.
 void note_own_id(std::string_view id) noexcept;
 std::string_view own_id_in_arena(unsigned arena) noexcept;

@@ -58,8 +58,8 @@ Inheritance parse_inheritance(const char *value) noexcept {
     found.arenas[found.count++] = {static_cast<int>(fd), inode};
   }
   char separator = '\0';
-  if (!take(value, UINT32_MAX, "", &separator, &token)) return {};
-  found.token = static_cast<std::uint32_t>(token);
+  if (!take(value, UINT64_MAX, "", &separator, &token)) return {};
+  found.token = token;
   return found;
 }
 

@@ -20,11 +20,11 @@ inline constexpr const char kArenaVariable[] = "INLAY_ARENA=";
 struct Inheritance {
   unsigned count = 0;
   ArenaDescriptor arenas[kMaxInherited] = {};
-  std::uint32_t token = 0;
+  Participant token = 0;
 };
 
 // Room for the variable at its longest, null included.
-inline constexpr std::size_t kInheritanceSize = sizeof kArenaVariable + kMaxInherited * 33 + 12;
+inline constexpr std::size_t kInheritanceSize = sizeof kArenaVariable + kMaxInherited * 33 + 22;
 
 // Writes "INLAY_ARENA=...", null-terminated.
 void format_inheritance(const Inheritance &inheritance, char (&text)[kInheritanceSize]) noexcept;

@@ -21,6 +21,7 @@ struct Header {
   std::atomic<bool> closed;   // to new slots
   std::atomic<bool> adopted;  // mapped by a process of another tree: slots are used once
   std::atomic<std::uint32_t> high_water;  // slots ever used
+  std::atomic<std::uint32_t> doubts;      // SharedRegion::doubts
   std::uint32_t free_slot;                // list of slots used before, kNoChunk ends it
   std::uint32_t free_chunk;
   std::uint32_t chunk_high_water;

@@ -5,14 +5,13 @@
 
 #include <linux/futex.h>
 
-#include "shim/arena/process.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
 
 namespace inlay::shim {
 namespace {
 
-constexpr std::uint32_t kWaiters = 0x80000000u;
-constexpr std::uint32_t kOwner = 0x7fffffffu;
+constexpr Participant kWaiters = kMark;
 constexpr int kSpins = 64;
 // How long a waiter sleeps before it looks whether the owner still lives. Not a correctness bound.
 constexpr long kLivenessCheckNs = 20'000'000;
@@ -23,16 +22,13 @@ bool on_alternate_stack() noexcept {
          (stack.ss_flags & SS_ONSTACK) != 0;
 }
 
-bool alive(std::uint32_t tid) noexcept {
-  // kill() finds a process by any of its threads' ids; EPERM means it lives under another uid.
-  return kernel::call(SYS_kill, static_cast<long>(tid), 0) != -ESRCH;
-}
+constexpr Participant owner_in(Participant word) noexcept { return word & ~kWaiters; }
 
 }  // namespace
 
 LockResult SharedLock::acquire() noexcept {
-  std::uint32_t me = current_thread_id();
-  std::uint32_t free = 0;
+  Participant me = this_thread();
+  Participant free = 0;
   LockResult result = LockResult::acquired;
   if (!word_.compare_exchange_strong(free, me, std::memory_order_acquire,
                                      std::memory_order_relaxed)) {
@@ -44,8 +40,8 @@ LockResult SharedLock::acquire() noexcept {
   return result;
 }
 
-LockResult SharedLock::contend(std::uint32_t me) noexcept {
-  if ((word_.load(std::memory_order_relaxed) & kOwner) == me) {
+LockResult SharedLock::contend(Participant me) noexcept {
+  if (owner_in(word_.load(std::memory_order_relaxed)) == me) {
     // The stack grows down: an owner's frame below this one has returned without releasing, unless
     // this is a handler on another stack.
     auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
@@ -54,7 +50,7 @@ LockResult SharedLock::contend(std::uint32_t me) noexcept {
     return LockResult::owner_gone;
   }
   for (int spin = 0; spin < kSpins; ++spin) {
-    std::uint32_t free = 0;
+    Participant free = 0;
     if (word_.compare_exchange_weak(free, me, std::memory_order_acquire)) {
       return LockResult::acquired;
     }
@@ -63,7 +59,7 @@ LockResult SharedLock::contend(std::uint32_t me) noexcept {
 #endif
   }
   for (;;) {
-    std::uint32_t seen = word_.load(std::memory_order_relaxed);
+    Participant seen = word_.load(std::memory_order_relaxed);
     if (seen == 0) {
       // Waiters may be asleep behind us: keep the bit.
       if (word_.compare_exchange_strong(seen, me | kWaiters, std::memory_order_acquire)) {
@@ -75,11 +71,8 @@ LockResult SharedLock::contend(std::uint32_t me) noexcept {
         !word_.compare_exchange_strong(seen, seen | kWaiters, std::memory_order_relaxed)) {
       continue;
     }
-    timespec timeout{0, kLivenessCheckNs};
-    long slept = kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAIT,
-                              static_cast<long>(seen | kWaiters), kernel::word(&timeout));
-    if (slept == -ETIMEDOUT && !alive(seen & kOwner)) {
-      std::uint32_t dead = seen | kWaiters;
+    if (sleep(seen | kWaiters) == -ETIMEDOUT && !lives(this, owner_in(seen))) {
+      Participant dead = seen | kWaiters;
       if (word_.compare_exchange_strong(dead, me | kWaiters, std::memory_order_acquire)) {
         return LockResult::owner_gone;
       }
@@ -87,10 +80,16 @@ LockResult SharedLock::contend(std::uint32_t me) noexcept {
   }
 }
 
+// A futex is 32 bits: of the word, those with the mark and the thread.
+long SharedLock::sleep(Participant seen) noexcept {
+  timespec timeout{0, kLivenessCheckNs};
+  return kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAIT,
+                      static_cast<long>(static_cast<std::uint32_t>(seen)), kernel::word(&timeout));
+}
+
 void SharedLock::renew() noexcept {
-  std::uint32_t seen = word_.load(std::memory_order_relaxed);
-  std::uint32_t owner = seen & kOwner;
-  if (seen == 0 || (owner != current_thread_id() && alive(owner))) return;
+  Participant seen = word_.load(std::memory_order_relaxed);
+  if (seen == 0 || (owner_in(seen) != this_thread() && lives(this, owner_in(seen)))) return;
   word_.compare_exchange_strong(seen, 0, std::memory_order_acquire, std::memory_order_relaxed);
 }
 
@@ -101,8 +100,8 @@ void SharedLock::release() noexcept {
   }
 }
 
-bool SharedLock::release_for(std::uint32_t thread) noexcept {
-  if ((word_.load(std::memory_order_acquire) & kOwner) != thread) return false;
+bool SharedLock::release_for(Participant thread) noexcept {
+  if (owner_in(word_.load(std::memory_order_acquire)) != thread) return false;
   release();
   return true;
 }

@@ -9,6 +9,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "shim/arena/participant.h"
+
 namespace inlay::shim {
 
 enum class LockResult : std::uint8_t {
@@ -22,9 +24,9 @@ class SharedLock {
  public:
   LockResult acquire() noexcept;
   void release() noexcept;
-  // After exec: frees a lock that `thread` holds, a number of the image before this one. True when it
+  // After exec: frees a lock that `thread` holds, which is of the image before this one. True when it
   // did: what the lock protects may be half-written.
-  bool release_for(std::uint32_t thread) noexcept;
+  bool release_for(Participant thread) noexcept;
   // In a forked child: forgets an owner that was another thread of the parent, for locks that are
   // private to the process.
   void reset() noexcept { word_.store(0, std::memory_order_relaxed); }
@@ -34,9 +36,10 @@ class SharedLock {
   void renew() noexcept;
 
  private:
-  LockResult contend(std::uint32_t me) noexcept;
+  LockResult contend(Participant me) noexcept;
+  long sleep(Participant seen) noexcept;
 
-  std::atomic<std::uint32_t> word_{0};  // owner's tid, kWaiters
+  std::atomic<Participant> word_{0};  // the owner, a thread; marked when somebody waits
   std::atomic<std::uintptr_t> frame_{0};
 };
 

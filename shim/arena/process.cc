@@ -1,54 +1,84 @@
 #include "shim/arena/process.h"
 
-#include <atomic>
-
 #include <sys/mman.h>
 
-#include "shim/arena/lock.h"
+#include <atomic>
+
 #include "shim/arena/kernel.h"
+#include "shim/arena/lock.h"
+#include "shim/boot/sandbox.h"
 
 namespace inlay::shim {
 namespace {
 
 struct Page {
-  std::atomic<std::uint32_t> pid;
+  std::atomic<Participant> self;
 };
 
 Page *g_page = nullptr;
 std::atomic<std::uint32_t> g_fork_epoch{1};
 
 // The cache is valid while it was filled in this fork epoch.
-thread_local std::uint32_t t_thread_id __attribute__((tls_model("initial-exec"))) = 0;
+thread_local Participant t_self __attribute__((tls_model("initial-exec"))) = 0;
 thread_local std::uint32_t t_thread_epoch __attribute__((tls_model("initial-exec"))) = 0;
 
-std::uint32_t refill() noexcept {
-  auto pid = static_cast<std::uint32_t>(kernel::process_id());
+// The last namespace this process, or the one it was forked from, was in.
+std::atomic<std::uint64_t> g_namespace{0};
+
+std::uint64_t current_namespace() noexcept {
+  std::uint64_t before = g_namespace.load(std::memory_order_relaxed);
+  if (boot::sandboxed()) return before;
+  // Without /proc: a child whose parent is out of sight has just entered another one.
+  bool same = before != 0 && kernel::call(SYS_getppid) != 0;
+  return read_namespace(same ? before : unknown_namespace());
+}
+
+Participant refill() noexcept {
   // A fork wiped the page: whatever was cached belongs to the parent.
   g_fork_epoch.fetch_add(1, std::memory_order_relaxed);
-  g_page->pid.store(pid, std::memory_order_release);
-  return pid;
+  std::uint64_t space = current_namespace();
+  g_namespace.store(space, std::memory_order_relaxed);
+  Participant self = participant(space, static_cast<std::uint32_t>(kernel::process_id()));
+  g_page->self.store(self, std::memory_order_release);
+  return self;
 }
 
 }  // namespace
 
 bool make_process_page() noexcept {
-  long page = kernel::call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                           -1, 0);
+  long page =
+      kernel::call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page < 0) return false;
   if (kernel::call(SYS_madvise, page, 4096, MADV_WIPEONFORK) != 0) return false;
   g_page = reinterpret_cast<Page *>(page);
-  g_page->pid.store(static_cast<std::uint32_t>(kernel::process_id()), std::memory_order_release);
+  refill();
   return true;
 }
 
-std::uint32_t process_id() noexcept {
-  if (g_page == nullptr) return static_cast<std::uint32_t>(kernel::process_id());
-  std::uint32_t pid = g_page->pid.load(std::memory_order_acquire);
-  return pid != 0 ? pid : refill();
+Participant this_process() noexcept {
+  if (g_page == nullptr) return participant(0, static_cast<std::uint32_t>(kernel::process_id()));
+  Participant self = g_page->self.load(std::memory_order_acquire);
+  return self != 0 ? self : refill();
 }
 
+Participant this_thread() noexcept {
+  std::uint32_t epoch = fork_epoch();
+  if (t_thread_epoch != epoch) {
+    auto thread = static_cast<std::uint32_t>(kernel::thread_id());
+    t_self = this_process() | participant(0, 0, thread);
+    t_thread_epoch = epoch;
+  }
+  return t_self;
+}
+
+Participant calling_process() noexcept {
+  return participant(current_namespace(), static_cast<std::uint32_t>(kernel::process_id()));
+}
+
+std::uint32_t process_id() noexcept { return process_of(this_process()); }
+
 std::uint32_t fork_epoch() noexcept {
-  process_id();
+  this_process();
   return g_fork_epoch.load(std::memory_order_relaxed);
 }
 
@@ -56,13 +86,6 @@ bool in_foreign_process() noexcept {
   return process_id() != static_cast<std::uint32_t>(kernel::process_id());
 }
 
-std::uint32_t current_thread_id() noexcept {
-  std::uint32_t epoch = fork_epoch();
-  if (t_thread_epoch != epoch) {
-    t_thread_id = static_cast<std::uint32_t>(kernel::thread_id());
-    t_thread_epoch = epoch;
-  }
-  return t_thread_id;
-}
+std::uint32_t current_thread_id() noexcept { return thread_of(this_thread()); }
 
 }  // namespace inlay::shim

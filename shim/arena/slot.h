@@ -19,6 +19,7 @@
 #include "policy/policy.h"
 #include "policy/reason.h"
 #include "shim/arena/lock.h"
+#include "shim/arena/participant.h"
 #include "tls/post_handshake.h"
 #include "tls/record.h"
 
@@ -38,7 +39,7 @@ inline constexpr unsigned kHolders = 8;
 
 // A process that has descriptors of the connection.
 struct Holder {
-  std::atomic<std::uint32_t> pid;
+  std::atomic<Participant> who;  // 0: the place is free
   std::atomic<std::int32_t> descriptors;
 };
 
@@ -69,7 +70,7 @@ struct Sending {
   bool close_notify_sealed = false;
   bool fin_sent = false;
   bool corked = false;
-  std::atomic<std::uint32_t> flusher{0};  // thread that sends the tail outside the lock; a futex
+  std::atomic<Participant> flusher{0};  // thread that sends the tail outside the lock; a futex
 };
 
 struct alignas(64) Slot {
@@ -77,7 +78,7 @@ struct alignas(64) Slot {
   std::atomic<std::uint32_t> generation;  // of the slot's use: grows with each allocation
   std::atomic<State> state;
   std::atomic<policy::Reason> reason;     // why it failed
-  std::atomic<std::uint32_t> owner;       // pid whose helper does the handshake; 0 = nobody yet
+  std::atomic<Participant> owner;         // whose helper does the handshake; 0 = nobody yet
   std::atomic<std::uint32_t> waiters;     // threads asleep on `state`
   std::atomic<bool> error_taken;          // ECONNRESET was reported once, as the kernel does
   std::atomic<bool> key_update_due;       // the peer asked for one; the next writer sends it

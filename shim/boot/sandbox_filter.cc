@@ -259,7 +259,7 @@ std::size_t write_ahead(std::span<const sock_filter> filter,
   let(SYS_getsockopt, {Argument::one_of(1, IPPROTO_TCP), Argument::one_of(2, TCP_INFO)});
   let(SYS_getsockname, {});
   let(SYS_getpeername, {});
-  let(SYS_fcntl, {Argument::one_of(1, F_GETFL)});
+  let(SYS_fcntl, {Argument::one_of(1, F_GETFL, F_OFD_GETLK)});
   let(SYS_kill, {Argument::one_of(1, 0)});
   // Waiting, without another signal mask; locks, in their two plainest calls.
   let(SYS_ppoll, {Argument::null(3)});

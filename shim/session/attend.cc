@@ -146,8 +146,8 @@ Next attend_waiting(Slot &slot, int fd, Task &task) noexcept {
   }
   task.poll_at_ns = 0;
   task.poll_after_ns = 0;
-  std::uint32_t nobody = 0;
-  if (!slot.owner.compare_exchange_strong(nobody, process_id(), std::memory_order_acq_rel)) {
+  Participant nobody = 0;
+  if (!slot.owner.compare_exchange_strong(nobody, this_process(), std::memory_order_acq_rel)) {
     return Next::end;
   }
   State waiting = State::waiting;
@@ -228,7 +228,7 @@ void attend(Slot &slot) noexcept {
         next_step = attend_connecting(slot, fd, *task);
         break;
       case State::handshaking:
-        next_step = slot.owner.load(std::memory_order_acquire) == process_id()
+        next_step = slot.owner.load(std::memory_order_acquire) == this_process()
                         ? attend_handshaking(slot, fd, *task)
                         : Next::end;
         break;
@@ -295,8 +295,8 @@ void resume_tasks() noexcept {
 
 void take_ownership(Slot &slot, int fd) noexcept {
   if (slot.state.load(std::memory_order_acquire) != State::waiting) return;
-  std::uint32_t nobody = 0;
-  if (!slot.owner.compare_exchange_strong(nobody, process_id(), std::memory_order_acq_rel)) return;
+  Participant nobody = 0;
+  if (!slot.owner.compare_exchange_strong(nobody, this_process(), std::memory_order_acq_rel)) return;
   if (!is_fresh(fd)) {
     fail_closed(slot, fd, policy::Reason::inherited_unknown, "another program has begun on it");
     return;

@@ -29,15 +29,6 @@ bool reads_link(long folder, const char *path, char (&target)[64]) noexcept {
   return true;
 }
 
-// Locks and holders are process numbers: they mean the same only in one namespace of them.
-bool shares_numbers(std::uint32_t process) noexcept {
-  ProcPath path;
-  path.before("/ns/pid").before(process).before("/proc/");
-  char theirs[64], own[64];
-  return reads_link(AT_FDCWD, path.text(), theirs) &&
-         reads_link(AT_FDCWD, "/proc/self/ns/pid", own) && std::strcmp(theirs, own) == 0;
-}
-
 // Old kernels number the cookies of each network namespace apart.
 bool has_same_peer(const Slot &slot, int fd) noexcept {
   sockaddr_storage address{};
@@ -79,8 +70,8 @@ Slot *search(std::uint32_t process, std::uint64_t cookie, int fd) noexcept {
                                O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (memory < 0) return true;
     std::uint64_t inode = 0;
-    if (!is_arena_with(static_cast<int>(memory), cookie, &inode) || is_mapped_arena(inode) ||
-        !shares_numbers(process)) {
+    if (!is_arena_with(static_cast<int>(memory), cookie, &inode) || is_mapped_arena(inode)) {
+      Doubt doubt;  // it may be an arena of this process
       kernel::close(static_cast<int>(memory));
       return true;
     }

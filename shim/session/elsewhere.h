@@ -9,8 +9,8 @@
 // new ones. Its owner goes on with it, but uses no slot twice: what anybody knows of one never is
 // of another session.
 //
-// Not found, and refused: what another user or pid namespace has, or a process that may not be
-// dumped; anything where there is no /proc, or under the program's own seccomp filter; a session
+// Not found, and refused: what another user has, a process that may not be dumped, or one in a PID
+// namespace that this one's /proc does not show; anything where there is no /proc, or under the program's own seccomp filter; a session
 // that nobody has any more, such as that of a child of popen() slower than its parent's close. The
 // policy of the process that joined judges the session from then on.
 #pragma once

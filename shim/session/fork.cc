@@ -7,6 +7,7 @@
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/participant.h"
 #include "shim/arena/process.h"
 #include "shim/session/helper.h"
 #include "shim/session/lifetime.h"
@@ -29,6 +30,7 @@ void session_after_fork_parent() noexcept {
 void session_after_fork_child() noexcept {
   if (g_descriptor_words == nullptr) return;
   reset_arena_locks();
+  vouch();
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
     if (word == kOwn) {

@@ -9,8 +9,17 @@ void session_before_fork() noexcept;
 void session_after_fork_parent() noexcept;
 void session_after_fork_child() noexcept;
 
-// Around unshare and setns, which need a process with one thread: no helper runs in between.
-void helper_park() noexcept;
-void helper_unpark() noexcept;
+// Around unshare and setns: some need a process with one thread, and after those that put children
+// into another PID namespace the kernel makes no thread any more. `spaces`: the CLONE_... flags.
+class HelperAside {
+ public:
+  HelperAside(int spaces, bool needs_one_thread) noexcept;
+  ~HelperAside();
+  HelperAside(const HelperAside &) = delete;
+  HelperAside &operator=(const HelperAside &) = delete;
+
+ private:
+  bool parked_;
+};
 
 }  // namespace inlay::shim

@@ -35,7 +35,7 @@ void HandOver::for_exec() noexcept {
     Slot *slot = session_of(fd);
     if (slot == nullptr) return;
     wanted[arena_of(*slot)] = true;
-    if (borrowed_) mark(*slot, static_cast<std::uint32_t>(kernel::process_id()));
+    if (borrowed_) mark(*slot, calling_process());
   });
   give(wanted, borrowed_);
 }
@@ -47,7 +47,7 @@ void HandOver::for_spawn(const posix_spawn_file_actions_t *actions) noexcept {
     Slot *slot = session_of(fd);
     if (slot == nullptr) return;
     wanted[arena_of(*slot)] = true;
-    mark(*slot, kSpawning | current_thread_id());
+    mark(*slot, kSpawning | this_thread());
   };
   for_each_open_descriptor([&](int fd) {
     std::uint64_t word = descriptor_word(fd);
@@ -57,17 +57,27 @@ void HandOver::for_spawn(const posix_spawn_file_actions_t *actions) noexcept {
   give(wanted, true);
 }
 
-void HandOver::spawned(pid_t child) noexcept { replace_marks(static_cast<std::uint32_t>(child)); }
+void HandOver::spawned(pid_t child) noexcept {
+  given_away_ = true;
+  if (marked_ == 0) return;
+  // What the child calls itself there it puts in place of the mark when it takes over.
+  if (children_are_elsewhere()) marked_ = 0;
+  replace_marks(participant(namespace_of(this_process()), static_cast<std::uint32_t>(child)));
+}
 
 HandOver::~HandOver() {
-  for (unsigned i = 0; i < given_.count; ++i) {
-    if (borrowed_) {
-      kernel::close(given_.arenas[i].fd);
-    } else {
-      close_own(given_.arenas[i].fd);
-    }
-  }
+  if (given_.count > 0) take_back();
   replace_marks(0);
+}
+
+void HandOver::take_back() noexcept {
+  if (borrowed_) {
+    for (unsigned i = 0; i < given_.count; ++i) kernel::close(given_.arenas[i].fd);
+  } else {
+    Doubt doubt;  // what is closed here names memory of this process
+    for (unsigned i = 0; i < given_.count; ++i) close_own(given_.arenas[i].fd);
+  }
+  for (unsigned i = 0; !given_away_ && i < given_.count; ++i) settle_doubt(given_arenas_[i]);
 }
 
 // `shared`: this process, or the parent of this vfork child, goes on with the arenas: what it makes
@@ -83,6 +93,8 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
     // So that a child another thread forks just now does not keep it.
     if (!borrowed_) set_descriptor_word(static_cast<int>(copy), kOwn);
     if (shared || is_foreign_arena(arena)) close_arena(arena);
+    raise_doubt(arena);
+    given_arenas_[given_.count] = arena;
     given_.arenas[given_.count++] = {static_cast<int>(copy), from.inode};
   }
   if (given_.count == 0) return replace_marks(0);
@@ -90,20 +102,20 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
   format_inheritance(given_, text_);
 }
 
-void HandOver::mark(Slot &slot, std::uint32_t holder) noexcept {
+void HandOver::mark(Slot &slot, Participant holder) noexcept {
   marked_ = holder;
   Locked life(slot.life_lock);
   if (find_holder(slot, holder) == nullptr) add_descriptor(slot, holder);
 }
 
-void HandOver::replace_marks(std::uint32_t to) noexcept {
+void HandOver::replace_marks(Participant to) noexcept {
   if (marked_ == 0) return;
   for_each_slot([&](Slot &slot) {
     Holder *holder = find_holder(slot, marked_);
     if (holder == nullptr) return;
-    std::uint32_t mark = marked_;
+    Participant mark = marked_;
     if (to == 0) holder->descriptors.store(0, std::memory_order_release);
-    holder->pid.compare_exchange_strong(mark, to, std::memory_order_acq_rel);
+    holder->who.compare_exchange_strong(mark, to, std::memory_order_acq_rel);
   });
   marked_ = 0;
 }

@@ -38,14 +38,17 @@ class HandOver {
   const char *variable() const noexcept { return given_.count == 0 ? nullptr : text_; }
 
  private:
+  void take_back() noexcept;
   void give(const bool (&wanted)[kMaxArenas], bool shared) noexcept;
-  void mark(Slot &slot, std::uint32_t holder) noexcept;
+  void mark(Slot &slot, Participant holder) noexcept;
   // Puts `to` in the place of the mark; 0: no holder.
-  void replace_marks(std::uint32_t to) noexcept;
+  void replace_marks(Participant to) noexcept;
 
   Inheritance given_;
-  bool borrowed_ = false;     // a vfork child: the memory is its parent's
-  std::uint32_t marked_ = 0;  // the holder that stands for the next image
+  unsigned given_arenas_[kMaxInherited] = {};
+  bool given_away_ = false;  // another image has them now
+  bool borrowed_ = false;    // a vfork child: the memory is its parent's
+  Participant marked_ = 0;   // the holder that stands for the next image
   char text_[kInheritanceSize] = {};
 };
 

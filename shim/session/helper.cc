@@ -80,7 +80,8 @@ void *run(void *) noexcept {
       next_in = check_deadlines();
       watching = watch_policy();
     }
-    bool idle = g_helper.tasks == nullptr && !watching;
+    bool idle = g_helper.tasks == nullptr && !watching &&
+                !g_helper.stays.load(std::memory_order_relaxed);
     std::int64_t slept_from = monotonic_ns();
     // Tasks whose slot went away are found when somebody looks: at least once in a while.
     std::int64_t most = watching ? kWatchNs : kIdleNs;
@@ -151,7 +152,7 @@ bool on_helper_thread() noexcept {
 }
 
 bool ensure_running() noexcept {
-  if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // helper_unpark() starts it
+  if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // started when it is over
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;
   Locked starting(g_helper.start_lock);
   if (starting.reentered()) return true;  // the frame below is starting it

@@ -1,4 +1,6 @@
 // The helper out of the way: around calls that need a process with one thread, and across fork.
+#include <sched.h>
+
 #include <csignal>
 #include <ctime>
 
@@ -7,6 +9,7 @@
 #include "shim/session/fork.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
+#include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 
 namespace inlay::shim {
@@ -24,7 +27,9 @@ void park_here() noexcept {
   g_helper.running.store(false, std::memory_order_seq_cst);
 }
 
-void helper_park() noexcept {
+namespace {
+
+void park() noexcept {
   g_helper.parked.store(true, std::memory_order_seq_cst);
   g_helper.was_running = g_helper.running.load(std::memory_order_seq_cst);
   if (!g_helper.was_running) return;
@@ -43,11 +48,37 @@ void helper_park() noexcept {
   }
 }
 
-void helper_unpark() noexcept {
-  g_helper.parked.store(false, std::memory_order_seq_cst);
-  if (g_helper.was_running || g_helper.inbox.load(std::memory_order_seq_cst) != nullptr) {
-    ensure_running();
+// What waits for a helper that will not come waits for ever.
+void give_up_tasks() noexcept {
+  for (Task *task = g_helper.tasks; task != nullptr; task = task->next) {
+    Slot &slot = *task->slot;
+    int fd = static_cast<int>(local(slot).descriptor) - 1;
+    State state = slot.state.load(std::memory_order_acquire);
+    if (fd < 0 || local(slot).task != task || state == State::established) continue;
+    fail_closed(slot, fd, policy::Reason::out_of_resources, "the helper thread cannot be started");
   }
+}
+
+void unpark() noexcept {
+  g_helper.parked.store(false, std::memory_order_seq_cst);
+  bool needed = g_helper.was_running || g_helper.inbox.load(std::memory_order_seq_cst) != nullptr;
+  if (needed && !ensure_running()) give_up_tasks();
+}
+
+}  // namespace
+
+HelperAside::HelperAside(int spaces, bool needs_one_thread) noexcept : parked_(true) {
+  if ((spaces & CLONE_NEWPID) != 0 && !needs_one_thread) {
+    parked_ = false;
+    g_helper.stays.store(true, std::memory_order_relaxed);
+    ensure_running();
+  } else {
+    park();
+  }
+}
+
+HelperAside::~HelperAside() {
+  if (parked_) unpark();
 }
 
 void helper_before_fork() noexcept {
@@ -64,6 +95,7 @@ void helper_after_fork_child() noexcept {
   g_helper.start_lock.reset();
   g_helper.work_lock.reset();
   g_helper.running.store(false, std::memory_order_relaxed);
+  g_helper.stays.store(false, std::memory_order_relaxed);
   g_helper.sleeping.store(false, std::memory_order_relaxed);
   g_helper.inbox.store(nullptr, std::memory_order_relaxed);
   g_helper.thread.store(0, std::memory_order_relaxed);

@@ -14,8 +14,9 @@ struct Helper {
   SharedLock work_lock;  // held while the helper works; fork waits for it
   std::atomic<bool> running{false};
   std::atomic<bool> sleeping{false};
-  std::atomic<bool> parked{false};        // no thread until helper_unpark()
+  std::atomic<bool> parked{false};        // no thread until HelperAside ends
   bool was_running = false;               // when it was parked
+  std::atomic<bool> stays{false};         // it could not be started again
   std::atomic<std::uint32_t> thread{0};   // its id
   std::atomic<bool> cannot_start{false};  // keep_watch() failed: it does not try at every call
   std::atomic<Slot *> inbox{nullptr};

@@ -37,7 +37,7 @@ void quiet_readiness(Slot &slot, int fd) noexcept {
   if (slot.state.load(std::memory_order_acquire) != State::handshaking ||
       slot.hides_readiness.load(std::memory_order_acquire) ||
       slot.quieted.load(std::memory_order_acquire) ||
-      slot.owner.load(std::memory_order_acquire) != process_id()) {
+      slot.owner.load(std::memory_order_acquire) != this_process()) {
     return;
   }
   int low_water = kHidingLowWater;

@@ -9,6 +9,7 @@
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/helper.h"
+#include "shim/session/proc.h"
 
 namespace inlay::shim {
 namespace {
@@ -17,20 +18,15 @@ namespace {
 constexpr std::int64_t kUnbornNs = 60'000'000'000;
 
 // A dead process holds nothing; a zombie is dead too.
-bool holds(std::uint32_t pid) noexcept {
-  pid &= ~kSpawning;
-  if (kernel::call(SYS_kill, static_cast<long>(pid), 0) == -ESRCH) return false;
-  if (boot::sandboxed()) return true;  // opening a file may be the end of the process
-  char path[32];
-  char *end = path + sizeof(path) - 1;
-  *end = 0;
-  constexpr char kSuffix[] = "/stat";
-  end -= sizeof(kSuffix) - 1;
-  std::memcpy(end, kSuffix, sizeof(kSuffix) - 1);
-  for (std::uint32_t rest = pid; rest != 0; rest /= 10) *--end = static_cast<char>('0' + rest % 10);
-  end -= 6;
-  std::memcpy(end, "/proc/", 6);
-  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(end), O_RDONLY | O_CLOEXEC);
+bool holds(const Slot &slot, Participant who) noexcept {
+  if (!lives(&slot, who)) return false;
+  // Opening a file may be the end of a sandboxed process; of another namespace /proc knows nothing.
+  if (boot::sandboxed() || namespace_of(who) != namespace_of(this_process())) return true;
+  ProcPath path;
+  path.before("/stat")
+      .before(thread_of(who) != 0 ? thread_of(who) : process_of(who))
+      .before("/proc/");
+  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return true;
   char stat[512];
   long got = kernel::call(SYS_read, fd, kernel::word(stat), sizeof(stat) - 1);
@@ -45,22 +41,22 @@ bool holds(std::uint32_t pid) noexcept {
 
 }  // namespace
 
-Holder *find_holder(Slot &slot, std::uint32_t pid) noexcept {
+Holder *find_holder(Slot &slot, Participant who) noexcept {
   for (Holder &holder : slot.holders) {
-    if (holder.pid.load(std::memory_order_acquire) == pid) return &holder;
+    if (holder.who.load(std::memory_order_acquire) == who) return &holder;
   }
   return nullptr;
 }
 
-void add_descriptor(Slot &slot, std::uint32_t pid) noexcept {
-  if (Holder *holder = find_holder(slot, pid)) {
+void add_descriptor(Slot &slot, Participant who) noexcept {
+  if (Holder *holder = find_holder(slot, who)) {
     holder->descriptors.fetch_add(1, std::memory_order_acq_rel);
     return;
   }
   for (Holder &holder : slot.holders) {
-    std::uint32_t before = holder.pid.load(std::memory_order_acquire);
-    if (before != 0 && holds(before)) continue;
-    if (holder.pid.compare_exchange_strong(before, pid, std::memory_order_acq_rel)) {
+    Participant before = holder.who.load(std::memory_order_acquire);
+    if (before != 0 && holds(slot, before)) continue;
+    if (holder.who.compare_exchange_strong(before, who, std::memory_order_acq_rel)) {
       holder.descriptors.store(1, std::memory_order_release);
       return;
     }
@@ -83,21 +79,21 @@ bool held_elsewhere(Slot &slot) noexcept {
       monotonic_ns() - slot.unborn_since_ns.load(std::memory_order_relaxed) < kUnbornNs) {
     return true;
   }
-  std::uint32_t me = process_id();
+  Participant me = this_process();
   for (Holder &holder : slot.holders) {
-    std::uint32_t pid = holder.pid.load(std::memory_order_acquire);
-    if (pid != 0 && pid != me && holder.descriptors.load(std::memory_order_acquire) > 0 &&
-        holds(pid)) {
+    Participant who = holder.who.load(std::memory_order_acquire);
+    if (who != 0 && who != me && holder.descriptors.load(std::memory_order_acquire) > 0 &&
+        holds(slot, who)) {
       return true;
     }
   }
   return false;
 }
 
-void release_holder(Slot &slot, std::uint32_t pid) noexcept {
-  if (Holder *holder = find_holder(slot, pid)) {
+void release_holder(Slot &slot, Participant who) noexcept {
+  if (Holder *holder = find_holder(slot, who)) {
     holder->descriptors.store(0, std::memory_order_release);
-    holder->pid.store(0, std::memory_order_release);
+    holder->who.store(0, std::memory_order_release);
   }
 }
 

@@ -134,7 +134,7 @@ End end_descriptor(Slot &slot, int fd) noexcept {
     ~Closing() { set_descriptor_word(fd, closing_word()); }
   } closing{fd};
   Local &mine = local(slot);
-  Holder *holder = find_holder(slot, process_id());
+  Holder *holder = find_holder(slot, this_process());
   if (holder != nullptr && holder->descriptors.fetch_sub(1, std::memory_order_acq_rel) > 1) {
     if (mine.descriptor == static_cast<std::uint32_t>(fd) + 1) {
       mine.descriptor = static_cast<std::uint32_t>(other_descriptor(slot, fd) + 1);
@@ -150,7 +150,7 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   // The acceptor's helper will not see to it any more: another holder's select() must.
   // A process that inherited the descriptor over exec is no holder yet, hence also when last.
   if (state == State::waiting && mine.acceptor != 0) show_readiness(slot, fd);
-  bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == process_id();
+  bool mine_to_finish = slot.owner.load(std::memory_order_acquire) == this_process();
   bool owes = false;
   if (last && resets_on_close(fd)) {
     // SO_LINGER 0: dropped and reset, as the program asked.
@@ -169,7 +169,7 @@ End end_descriptor(Slot &slot, int fd) noexcept {
     return End::lingers;
   }
   log_end(slot, fd);
-  release_holder(slot, process_id());
+  release_holder(slot, this_process());
   mine.descriptor = 0;
   if (last) {
     // In-flight calls of other threads see the new state, then the new generation.
@@ -210,7 +210,7 @@ bool received_again(Slot &slot, int own) noexcept {
   Local &mine = local(slot);
   mine.descriptor = static_cast<std::uint32_t>(other) + 1;
   mine.hidden = false;
-  if (Holder *holder = find_holder(slot, process_id())) {
+  if (Holder *holder = find_holder(slot, this_process())) {
     holder->descriptors.fetch_sub(1, std::memory_order_acq_rel);
   }
   close_own(own);
@@ -237,7 +237,7 @@ void finish_linger(Slot &slot) noexcept {
     mine.descriptor = 0;
     mine.hidden = false;
     log_end(slot, own);
-    release_holder(slot, process_id());
+    release_holder(slot, this_process());
   }
   close_own(own);
   if (last) {
@@ -251,7 +251,7 @@ void finish_linger(Slot &slot) noexcept {
 
 // life_lock held.
 static void add_to(Slot &slot, int fd) noexcept {
-  add_descriptor(slot, process_id());
+  add_descriptor(slot, this_process());
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   set_descriptor_word(fd, managed_word(&slot));
@@ -269,7 +269,7 @@ bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
   State state = slot.state.load(std::memory_order_acquire);
   bool ends = state == State::free || slot.cookie.load(std::memory_order_acquire) != cookie ||
               // Failed, and nobody has it any more: the slot is about to be free.
-              (state == State::failed && find_holder(slot, process_id()) == nullptr &&
+              (state == State::failed && find_holder(slot, this_process()) == nullptr &&
                !held_elsewhere(slot));
   if (!ends) {
     add_to(slot, fd);
@@ -316,7 +316,7 @@ void drop_session(Slot &slot) noexcept {
   {
     Locked life(slot.life_lock);
     local(slot).descriptor = 0;
-    release_holder(slot, process_id());
+    release_holder(slot, this_process());
     set_state(slot, State::failed);
     if (held_elsewhere(slot)) return;
   }

@@ -213,7 +213,7 @@ void give_up_flush(Flush *flush) {
 // EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
 int flush_blocking(Slot &slot, int fd) {
   Sending &tx = slot.sending;
-  std::uint32_t me = current_thread_id();
+  Participant me = this_thread();
   int result = 0;
   while (result == 0) {
     std::span<std::uint8_t> front;
@@ -221,7 +221,7 @@ int flush_blocking(Slot &slot, int fd) {
       Locked guard(slot.send_lock);
       if (guard.reentered()) return EAGAIN;
       if (guard.owner_gone() || descriptor_word(fd) != managed_word(&slot)) return EBADF;
-      std::uint32_t other = tx.flusher.load(std::memory_order_relaxed);
+      Participant other = tx.flusher.load(std::memory_order_relaxed);
       if (other == 0) {
         front = queue_front(slot, tx.tail);
         if (front.empty()) break;
@@ -231,12 +231,13 @@ int flush_blocking(Slot &slot, int fd) {
     if (front.empty()) {
       // Somebody else is at it: sleep until they are done, then look again.
       timespec look{0, 50'000'000};
-      std::uint32_t other = tx.flusher.load(std::memory_order_relaxed);
+      Participant other = tx.flusher.load(std::memory_order_relaxed);
       if (other == 0) continue;
       long slept = kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAIT,
-                                static_cast<long>(other), kernel::word(&look));
+                                static_cast<long>(static_cast<std::uint32_t>(other)),
+                                kernel::word(&look));
       if (slept == -EINTR) return EINTR;
-      if (slept == -ETIMEDOUT && kernel::call(SYS_kill, static_cast<long>(other), 0) == -ESRCH) {
+      if (slept == -ETIMEDOUT && !lives(&slot, other)) {
         poison(slot, fd);
         return EBADF;
       }

@@ -96,7 +96,7 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
   if (cookie == 0) return nullptr;
   Slot *stale = find_slot(cookie);
   // In another tree's arena it is not this process's to end.
-  if (stale != nullptr && !(is_foreign_arena(arena_of(*stale)) && find_holder(*stale, process_id()) == nullptr)) {
+  if (stale != nullptr && !(is_foreign_arena(arena_of(*stale)) && find_holder(*stale, this_process()) == nullptr)) {
     // A cookie outlives a connection: what is left of the previous one has no more say.
     set_state(*stale, State::failed);
     drop_session(*stale);
@@ -155,7 +155,7 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   kernel::set_option(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &off, sizeof(off));
   Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy, remote);
   if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
-  slot->owner.store(process_id(), std::memory_order_release);
+  slot->owner.store(this_process(), std::memory_order_release);
   Attempt attempt{slot, fd, address, length};
   auto result = static_cast<int>(cancellable(attempt_connect, leave_connecting, &attempt));
   int error = result == 0 ? 0 : errno;

@@ -22,19 +22,19 @@ using policy::Reason;
 
 // This process becomes the holder that was put there for it, and notes what the count was before
 // its own descriptors are counted.
-void claim(Slot &slot, std::uint32_t token) noexcept {
-  slot.life_lock.release_for(current_thread_id());
+void claim(Slot &slot, Participant token) noexcept {
+  slot.life_lock.release_for(this_thread());
   Locked life(slot.life_lock);
-  Holder *before = find_holder(slot, process_id());
+  Holder *before = find_holder(slot, this_process());
   Holder *expected = token == 0 ? nullptr : find_holder(slot, token);
   if (expected != nullptr && before == nullptr) {
-    std::uint32_t mark = token;
+    Participant mark = token;
     // The parent may just have put the number itself.
-    expected->pid.compare_exchange_strong(mark, process_id(), std::memory_order_acq_rel);
+    expected->who.compare_exchange_strong(mark, this_process(), std::memory_order_acq_rel);
     before = expected;
   } else if (expected != nullptr) {
     expected->descriptors.store(0, std::memory_order_release);
-    expected->pid.store(0, std::memory_order_release);
+    expected->who.store(0, std::memory_order_release);
   }
   local(slot).descriptors_before =
       before == nullptr ? 0 : before->descriptors.load(std::memory_order_acquire);
@@ -43,12 +43,11 @@ void claim(Slot &slot, std::uint32_t token) noexcept {
 // True when a thread of the image before was stopped while it held what guards the session's data,
 // or while the kernel was taking bytes of the tail.
 bool was_torn(Slot &slot) noexcept {
-  bool sending = slot.send_lock.release_for(current_thread_id());
-  bool receiving = slot.receive_lock.release_for(current_thread_id());
-  std::atomic<std::uint32_t> &flusher = slot.sending.flusher;
-  std::uint32_t thread = flusher.load(std::memory_order_acquire);
-  bool flushing = thread != 0 && (thread == current_thread_id() ||
-                                  kernel::call(SYS_kill, static_cast<long>(thread), 0) == -ESRCH);
+  bool sending = slot.send_lock.release_for(this_thread());
+  bool receiving = slot.receive_lock.release_for(this_thread());
+  std::atomic<Participant> &flusher = slot.sending.flusher;
+  Participant thread = flusher.load(std::memory_order_acquire);
+  bool flushing = thread != 0 && (thread == this_thread() || !lives(&slot, thread));
   if (flushing) {
     flusher.store(0, std::memory_order_release);
     kernel::call(SYS_futex, kernel::word(&flusher), FUTEX_WAKE, INT_MAX);
@@ -60,7 +59,7 @@ bool was_torn(Slot &slot) noexcept {
 void let_go(Slot &slot) noexcept {
   {
     Locked life(slot.life_lock);
-    release_holder(slot, process_id());
+    release_holder(slot, this_process());
     if (held_elsewhere(slot)) return;
     set_state(slot, State::failed);
   }
@@ -72,7 +71,7 @@ void go_on(Slot &slot, int fd) noexcept {
   bool unfinished = state == State::connecting || state == State::handshaking;
   if (was_torn(slot)) {
     poison(slot, fd);
-  } else if (unfinished && slot.owner.load(std::memory_order_acquire) == process_id()) {
+  } else if (unfinished && slot.owner.load(std::memory_order_acquire) == this_process()) {
     // The handshake's keys are gone with the image that had them.
     fail_closed(slot, fd, Reason::inherited_unknown, "executed before the handshake was over");
   } else if (state == State::waiting && !held_elsewhere(slot)) {
@@ -100,7 +99,7 @@ void take_over(const char *value) noexcept {
     mine.inherited = true;
     std::int32_t before = mine.descriptors_before;
     mine.descriptors_before = 0;
-    Holder *holder = find_holder(slot, process_id());
+    Holder *holder = find_holder(slot, this_process());
     if (before != 0 && holder != nullptr) {
       holder->descriptors.fetch_sub(before, std::memory_order_acq_rel);
     }

@@ -27,9 +27,8 @@ std::int64_t now_ns() noexcept {
 }
 
 bool owner_died(const Slot &slot) noexcept {
-  std::uint32_t owner = slot.owner.load(std::memory_order_relaxed);
-  return owner != 0 && owner != process_id() &&
-         kernel::call(SYS_kill, static_cast<long>(owner), 0) == -ESRCH;
+  Participant owner = slot.owner.load(std::memory_order_relaxed);
+  return owner != 0 && owner != this_process() && !lives(&slot, owner);
 }
 
 struct Wait {
@@ -88,7 +87,7 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
   Waited result = Waited::changed;
   slot.waiters.fetch_add(1, std::memory_order_seq_cst);
   while (slot.state.load(std::memory_order_acquire) == state) {
-    bool mine = slot.owner.load(std::memory_order_relaxed) == process_id();
+    bool mine = slot.owner.load(std::memory_order_relaxed) == this_process();
     timespec timeout{};
     timespec *bound = nullptr;
     // Nobody wakes a waiter whose TCP attempt failed: the state stays, for another connect().

@@ -141,6 +141,30 @@ int wait_for(int fd, short events) {
   return one.revents;
 }
 
+bool pass(int to, int fd) {
+  char data = 'x';
+  iovec part{&data, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
+  cmsghdr *rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
+  return sendmsg(to, &message, 0) == 1;
+}
+int unpack(int from, int flags) {
+  char data;
+  iovec part{&data, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
+  if (recvmsg(from, &message, flags) != 1) return -1;
+  int fd = -1;
+  if (CMSG_FIRSTHDR(&message) == nullptr) return -1;
+  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+  return fd;
+}
+
 std::string pattern(std::size_t length, unsigned seed) {
   std::string bytes(length, '\0');
   std::uint32_t state = seed * 2654435761u + 1;

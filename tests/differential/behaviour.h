@@ -93,6 +93,12 @@ void make_nonblocking(int fd);
 // The events poll() reports, having waited for one of `events`.
 int wait_for(int fd, short events);
 
+// --- descriptors in messages ---------------------------------------------------------------------
+
+bool pass(int to, int fd);
+// -1 when none came.
+int unpack(int from, int flags);
+
 // --- data ---------------------------------------------------------------------------------------
 
 // Bytes that tell where in the stream they are.

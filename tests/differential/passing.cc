@@ -1,4 +1,5 @@
 // A connection goes on in a process it is passed to (SCM_RIGHTS), or that takes it.
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -25,30 +26,6 @@ void note_status(pid_t child) {
   int status = -1;
   note("waitpid", waitpid(child, &status, 0) == child);
   note("status", status);
-}
-
-bool pass(int to, int fd) {
-  char data = 'x';
-  iovec part{&data, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
-  cmsghdr *rights = CMSG_FIRSTHDR(&message);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(rights), &fd, sizeof(fd));
-  return sendmsg(to, &message, 0) == 1;
-}
-int unpack(int from, int flags) {
-  char data;
-  iovec part{&data, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{nullptr, 0, &part, 1, control, sizeof(control), 0};
-  if (recvmsg(from, &message, flags) != 1) return -1;
-  int fd = -1;
-  if (CMSG_FIRSTHDR(&message) == nullptr) return -1;
-  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-  return fd;
 }
 
 // A program of its own at the other end of a socket: what this process connects to after it was
@@ -341,6 +318,31 @@ Scenario by_another{"passing/a-childs-own", echo, [](std::uint16_t port) {
                       note_status(broker);
                       note_status(other.process);
                     }};
+
+// The process that receives it knows the sender by no number, nor the sender it.
+Scenario far_away{"passing/to-another-pid-namespace", echo, [](std::uint16_t port) {
+                    note("unshare", unshare(CLONE_NEWPID));
+                    Program program = start("uses-what-it-gets-far-away");
+                    int fd = dial(port);
+                    note("asked", ask(fd, "before"));
+                    note("passed", pass(program.channel, fd));
+                    wait_for_turn(program.channel);
+                    note("asked", ask(fd, "meanwhile"));
+                    note("close", close(fd));
+                    hand_over_turn(program.channel);
+                    note_status(program.process);
+                  }};
+Continuation used_far_away{"uses-what-it-gets-far-away", [](int channel) {
+                             call_myself("program");
+                             note("number", getpid());
+                             int fd = unpack(channel, 0);
+                             note("asked", ask(fd, "far away"));
+                             hand_over_turn(channel);
+                             wait_for_turn(channel);
+                             note("asked", ask(fd, "alone"));
+                             note("shutdown", shutdown(fd, SHUT_WR));
+                             note_rest(fd);
+                           }};
 
 // What came is passed on, to a third program.
 Continuation relay{"relay", [](int channel) {

@@ -141,28 +141,6 @@ Scenario daemon_twice{"surroundings/daemon",
                         told();
                       }};
 
-// A child without the parent's process ids: what inlay knows of processes must not mislead it.
-Scenario process_ids{"surroundings/pid-namespace",
-                     [](int listener) {
-                       int fd = take(listener);
-                       note_data("heard", receive_exactly(fd, 4));
-                       note("unshare", unshare(CLONE_NEWPID));
-                       pid_t child = fork();
-                       if (child == 0) {
-                         call_myself("child");
-                         note("pid", getpid());
-                         note_data("heard", receive_exactly(fd, 4));
-                         send_all(fd, "answer ");
-                         _exit(0);
-                       }
-                       int status = -1;
-                       note("waited", waitpid(child, &status, 0) == child);
-                       note("status", status);
-                       send_all(fd, "question");
-                       note_rest(fd);
-                     },
-                     [](std::uint16_t port) { ask(port); }};
-
 // Many children, each with a word on one connection, one after another.
 Scenario fork_storm{"surroundings/fork-storm",
                     [](int listener) {

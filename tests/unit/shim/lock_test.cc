@@ -1,6 +1,7 @@
 #include "shim/arena/lock.h"
 
 #include <doctest/doctest.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "shim/arena/participant.h"
 #include "shim/arena/process.h"
 
 using inlay::shim::Locked;
@@ -24,15 +26,73 @@ struct Shared {
   SharedLock lock;
   std::atomic<bool> ready{false};
   long guarded = 0;
+  std::atomic<std::uint32_t> doubts{0};
+  std::atomic<inlay::shim::Participant> first{0};  // who came first
+  std::atomic<int> step{0};
 };
 
-Shared &make_shared() {
+void make_page() {
   static bool page = inlay::shim::make_process_page();
   REQUIRE(page);
+}
+
+Shared &make_shared() {
+  make_page();
   void *memory =
       mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   REQUIRE(memory != MAP_FAILED);
   return *new (memory) Shared;
+}
+
+// Shared memory as an arena's: it says who lives.
+Shared &make_vouched() {
+  make_page();
+  int fd = memfd_create("lock-test", MFD_CLOEXEC);
+  REQUIRE(fd >= 0);
+  REQUIRE(ftruncate(fd, sizeof(Shared)) == 0);
+  void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  REQUIRE(memory != MAP_FAILED);
+  auto *shared = new (memory) Shared;
+  inlay::shim::vouch_in(0, {shared, sizeof(Shared), fd, &shared->doubts});
+  return *shared;
+}
+
+bool enter_apart() {
+  return unshare(geteuid() == 0 ? CLONE_NEWPID : CLONE_NEWUSER | CLONE_NEWPID) == 0;
+}
+
+bool ended_well(pid_t child) {
+  int status = 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// Not every kernel lets everybody make a PID namespace.
+bool can_be_apart() {
+  pid_t child = fork();
+  if (child == 0) _exit(enter_apart() ? 0 : 1);
+  bool can = ended_well(child);
+  if (!can) MESSAGE("no PID namespaces here");
+  return can;
+}
+
+// A child that is process 1 of a PID namespace of its own. Through one in between: unshare is for
+// ever.
+template <typename Work>
+pid_t fork_apart(Work work) {
+  pid_t between = fork();
+  if (between != 0) return between;
+  if (!enter_apart()) _exit(3);
+  pid_t child = fork();
+  if (child == 0) {
+    inlay::shim::vouch();
+    _exit(work() ? 0 : 1);
+  }
+  _exit(ended_well(child) ? 0 : 2);
+}
+
+void reach(Shared &shared, int step) { shared.step.store(step); }
+void wait_for(Shared &shared, int step) {
+  while (shared.step.load() < step) sched_yield();
 }
 
 [[gnu::noinline]] void take_and_jump(SharedLock &lock, std::jmp_buf &out) {
@@ -148,4 +208,96 @@ TEST_CASE("renewing forgets dead and own owners and leaves a living one alone") 
   owner.join();
   next.join();
   CHECK(passed);
+}
+
+TEST_CASE("two processes with the same number in PID namespaces of their own are two owners") {
+  if (!can_be_apart()) return;
+  Shared &shared = make_vouched();
+  pid_t first = fork_apart([&shared] {
+    bool mine = getpid() == 1 && shared.lock.acquire() == LockResult::acquired;
+    shared.first = inlay::shim::this_thread();
+    reach(shared, 1);
+    wait_for(shared, 2);
+    shared.guarded = 5;
+    shared.lock.release();
+    return mine;
+  });
+  pid_t second = fork_apart([&shared] {
+    wait_for(shared, 1);
+    bool same_number = getpid() == 1 && gettid() == 1;
+    bool told_apart = inlay::shim::this_thread() != shared.first.load() &&
+                      inlay::shim::lives(&shared, shared.first.load());
+    reach(shared, 2);
+    LockResult result = take_deeper(shared.lock);  // the owner's frame may be above or below
+    bool waited = result == LockResult::acquired && shared.guarded == 5;
+    shared.lock.release();
+    return same_number && told_apart && waited;
+  });
+  CHECK(ended_well(first));
+  CHECK(ended_well(second));
+}
+
+TEST_CASE("who lives in another PID namespace is known in both directions") {
+  if (!can_be_apart()) return;
+  Shared &shared = make_vouched();
+  inlay::shim::Participant outside = inlay::shim::this_thread();
+  pid_t child = fork_apart([&shared, outside] {
+    bool sees = inlay::shim::lives(&shared, outside);
+    shared.lock.acquire();
+    shared.first = inlay::shim::this_thread();
+    reach(shared, 1);
+    wait_for(shared, 2);
+    return sees;  // the lock is never released
+  });
+  wait_for(shared, 1);
+  CHECK(inlay::shim::lives(&shared, shared.first.load()));
+  shared.lock.renew();  // it lives: its lock is left alone
+  reach(shared, 2);
+  CHECK(ended_well(child));
+  CHECK_FALSE(inlay::shim::lives(&shared, shared.first.load()));
+  CHECK(shared.lock.acquire() == LockResult::owner_gone);
+  shared.lock.release();
+}
+
+TEST_CASE("a process outside that ended is dead to those in a PID namespace") {
+  if (!can_be_apart()) return;
+  Shared &shared = make_vouched();
+  pid_t dead = fork();
+  if (dead == 0) {
+    inlay::shim::vouch();
+    shared.lock.acquire();
+    shared.first = inlay::shim::this_thread();
+    _exit(0);
+  }
+  REQUIRE(waitpid(dead, nullptr, 0) == dead);
+  CHECK(ended_well(fork_apart([&shared] {
+    bool gone = !inlay::shim::lives(&shared, shared.first.load());
+    bool taken = shared.lock.acquire() == LockResult::owner_gone;
+    shared.lock.release();
+    return gone && taken;
+  })));
+}
+
+TEST_CASE("while there is doubt, or nothing to ask, nobody in another PID namespace is dead") {
+  if (!can_be_apart()) return;
+  Shared &shared = make_vouched();
+  pid_t dead = fork();
+  if (dead == 0) {
+    inlay::shim::vouch();
+    shared.first = inlay::shim::this_thread();
+    _exit(0);
+  }
+  REQUIRE(waitpid(dead, nullptr, 0) == dead);
+  CHECK(ended_well(fork_apart([&shared] {
+    bool doubted = false, believed = false;
+    {
+      inlay::shim::Doubt doubt;
+      doubted = inlay::shim::lives(&shared, shared.first.load());
+    }
+    believed = !inlay::shim::lives(&shared, shared.first.load());
+    // Another file at the number: it knows of no locks.
+    int other = memfd_create("other", MFD_CLOEXEC);
+    for (int fd = 3; fd < other; ++fd) dup2(other, fd);
+    return doubted && believed && inlay::shim::lives(&shared, shared.first.load());
+  })));
 }
