@@ -1,0 +1,84 @@
+#include "identity/agent/api_connections.h"
+
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <optional>
+#include <utility>
+
+namespace inlay::identity::agent {
+namespace {
+
+constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD, Linux 6.5; not in glibc 2.36's headers
+
+std::optional<std::uint64_t> cookie_of(int fd) {
+  std::uint64_t cookie = 0;
+  socklen_t size = sizeof cookie;
+  if (::getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &size) != 0) return std::nullopt;
+  return cookie;
+}
+
+// The kernel's own answer where it has one: of whoever connected, even if the pid is another's now.
+// Before Linux 6.5 the number has to do, soon after the connection was accepted.
+policy::UniqueFd process_of(int fd, pid_t pid) {
+  int process = -1;
+  socklen_t size = sizeof process;
+  if (::getsockopt(fd, SOL_SOCKET, kPeerPidfd, &process, &size) == 0) {
+    return policy::UniqueFd(process);
+  }
+  if (errno != ENOPROTOOPT) return policy::UniqueFd();
+  return policy::UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+}
+
+}  // namespace
+
+bool ApiConnections::add(int fd, const Caller &caller) {
+  const auto cookie = cookie_of(fd);
+  policy::UniqueFd process = process_of(fd, caller.pid);
+  if (!cookie || !process) return false;
+  auto connection =
+      std::make_shared<const ApiConnection>(ApiConnection{caller, *cookie, std::move(process)});
+
+  const std::lock_guard lock(mutex_);
+  forget_closed();
+  const auto of_user = std::count_if(by_fd_.begin(), by_fd_.end(), [&](const auto &entry) {
+    return entry.second->caller.uid == caller.uid;
+  });
+  if (by_fd_.size() >= limit_ || static_cast<std::size_t>(of_user) >= limit_of_a_user_) {
+    return false;
+  }
+  by_fd_.insert_or_assign(fd, std::move(connection));
+  return true;
+}
+
+std::shared_ptr<const ApiConnection> ApiConnections::find(std::string_view grpc_peer) const {
+  constexpr std::string_view kPrefix = "fd:";
+  if (!grpc_peer.starts_with(kPrefix)) return nullptr;
+  const char *const end = grpc_peer.data() + grpc_peer.size();
+  int fd = -1;
+  const auto parsed = std::from_chars(grpc_peer.data() + kPrefix.size(), end, fd);
+  if (parsed.ec != std::errc() || parsed.ptr != end) return nullptr;
+
+  const std::lock_guard lock(mutex_);
+  const auto found = by_fd_.find(fd);
+  if (found == by_fd_.end() || cookie_of(fd) != found->second->cookie) return nullptr;
+  return found->second;
+}
+
+std::size_t ApiConnections::size() {
+  const std::lock_guard lock(mutex_);
+  forget_closed();
+  return by_fd_.size();
+}
+
+// gRPC does not say when it closes a descriptor. Its number then names nothing, or another socket.
+void ApiConnections::forget_closed() {
+  std::erase_if(by_fd_,
+                [](const auto &entry) { return cookie_of(entry.first) != entry.second->cookie; });
+}
+
+}  // namespace inlay::identity::agent

@@ -1,0 +1,36 @@
+// A thread that does what it is given, one after the other.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace inlay::identity::agent {
+
+class Worker {
+ public:
+  // `most`: jobs that may wait.
+  explicit Worker(std::size_t most) : most_(most), thread_([this] { run(); }) {}
+  // Does what waits, then ends.
+  ~Worker();
+  Worker(const Worker &) = delete;
+  Worker &operator=(const Worker &) = delete;
+
+  // False when too many wait already.
+  bool give(std::function<void()> job);
+
+ private:
+  void run();
+
+  const std::size_t most_;
+  std::mutex mutex_;
+  std::condition_variable given_;
+  std::deque<std::function<void()>> jobs_;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace inlay::identity::agent
