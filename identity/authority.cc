@@ -231,4 +231,10 @@ tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, st
 std::string Authority::certificate_pem() const { return to_pem(certificate_.get()); }
 std::string Authority::key_pem() const { return to_pem(key_.get()); }
 
+std::string make_jwt_key_pem() {
+  const ErrorMark mark;
+  const PkeyPtr key = new_key();
+  return key ? to_pem(key.get()) : std::string();
+}
+
 }  // namespace inlay::identity

@@ -66,4 +66,7 @@ class Authority {
   std::time_t not_after_;
 };
 
+// A new P-256 key that signs JWT-SVIDs, PKCS#8; the caller cleanses it. "" when OpenSSL cannot.
+std::string make_jwt_key_pem();
+
 }  // namespace inlay::identity

@@ -82,8 +82,12 @@ FileContent::~FileContent() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 tl::expected<FileContent, std::string> read_file(const std::string &path, std::size_t limit) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (file.get() < 0) return tl::unexpected(reason(errno));
+  return read_file(file.get(), limit);
+}
+
+tl::expected<FileContent, std::string> read_file(int fd, std::size_t limit) {
   FileContent content;
-  if (fstat(file.get(), &content.status) != 0) return tl::unexpected(reason(errno));
+  if (fstat(fd, &content.status) != 0) return tl::unexpected(reason(errno));
   if (!S_ISREG(content.status.st_mode)) return tl::unexpected(std::string("not a regular file"));
   const auto too_large = [&] { return tl::unexpected(fmt::format("larger than {} bytes", limit)); };
   if (content.status.st_size < 0 || static_cast<std::size_t>(content.status.st_size) > limit) {
@@ -95,7 +99,8 @@ tl::expected<FileContent, std::string> read_file(const std::string &path, std::s
   std::size_t filled = 0;
   for (;;) {
     const ssize_t got =
-        read(file.get(), content.bytes.data() + filled, content.bytes.size() - filled);
+        pread(fd, content.bytes.data() + filled, content.bytes.size() - filled,
+                              static_cast<off_t>(filled));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return tl::unexpected(reason(errno));
     if (got == 0) break;

@@ -43,6 +43,9 @@ struct FileContent {
 // Regular files only: a FIFO or a device could stall the caller.
 tl::expected<FileContent, std::string> read_file(const std::string &path, std::size_t limit);
 
+// The same of a file that is open already, from its beginning. `fd` stays the caller's.
+tl::expected<FileContent, std::string> read_file(int fd, std::size_t limit);
+
 // Who may keep a private key where: 0600, or 0640 with a group this process is in (execute bits and
 // any bit for others refused), owned by root or the effective user. Empty when it is so, else what
 // is wrong and what to do, as the end of a sentence that began with the file's name.

@@ -72,4 +72,16 @@ tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::st
   }
 }
 
+X509Svid share(const X509Svid &svid) {
+  // Taking a reference fails for no other reason than a counter that would overflow.
+  X509Svid copy{svid.id, {}, nullptr, svid.not_before, svid.not_after};
+  for (const X509Ptr &certificate : svid.chain) {
+    X509_up_ref(certificate.get());
+    copy.chain.emplace_back(certificate.get());
+  }
+  EVP_PKEY_up_ref(svid.key.get());
+  copy.key.reset(svid.key.get());
+  return copy;
+}
+
 }  // namespace inlay::identity

@@ -29,4 +29,7 @@ struct SvidError {
 // its key, and the kinds of key allowed. Does not check dates or the path to a bundle.
 tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::string_view key_pem);
 
+// Another reference to the same certificates and key.
+X509Svid share(const X509Svid &svid);
+
 }  // namespace inlay::identity

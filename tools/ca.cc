@@ -27,8 +27,8 @@ constexpr std::string_view kHelp =
        inlay ca issue --dir DIR --id SPIFFE-ID --out DIR [--ttl TIME]
        inlay ca serve --config FILE
 
-init   makes a development authority in files: ca.pem, ca-key.pem (0600), bundle.pem; good for a
-       year; never overwrites one
+init   makes a development authority in files: ca.pem, ca-key.pem (0600), bundle.pem, and the key
+       for JWT-SVIDs, jwt-key.pem (0600); good for a year; never overwrites one
 issue  makes an identity: svid.pem, key.pem (0600), bundle.pem; run it again to renew them, which
        running programs notice
 serve  starts the issuing authority for more than one machine (inlay-ca)
@@ -51,6 +51,7 @@ constexpr std::size_t kMaxFileBytes = std::size_t{1} << 22;
 constexpr const char *kCertificateFile = "ca.pem";
 constexpr const char *kKeyFile = "ca-key.pem";
 constexpr const char *kBundleFile = "bundle.pem";
+constexpr const char *kJwtKeyFile = "jwt-key.pem";
 
 // A key as text; cleansed when it goes.
 struct KeyText {
@@ -143,17 +144,20 @@ tl::expected<std::string, std::string> init_authority(const std::string &folder,
   if (!authority) return tl::unexpected(authority.error().message);
   const KeyText key{authority->key_pem()};
   const std::string certificate = authority->certificate_pem();
-  if (key.pem.empty() || certificate.empty()) return tl::unexpected(std::string("out of memory"));
+  const KeyText jwt_key{identity::make_jwt_key_pem()};
+  if (key.pem.empty() || certificate.empty() || jwt_key.pem.empty())
+    return tl::unexpected(std::string("out of memory"));
 
   auto output = OutputFolder::open(folder, 0700);
   if (!output) return tl::unexpected(output.error());
-  for (const char *name : {kCertificateFile, kKeyFile, kBundleFile}) {
+  for (const char *name : {kCertificateFile, kKeyFile, kBundleFile, kJwtKeyFile}) {
     if (output->has(name)) {
       return tl::unexpected(path_of(folder, name) +
                             " exists already and is not overwritten; choose another folder");
     }
   }
   auto written = output->put(kKeyFile, key.pem, 0600);
+  if (written) written = output->put(kJwtKeyFile, jwt_key.pem, 0600);
   if (written) written = output->put(kCertificateFile, certificate, 0644);
   if (written) written = output->put(kBundleFile, certificate, 0644);
   if (written) written = output->publish();

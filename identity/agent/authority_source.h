@@ -17,7 +17,7 @@ struct AuthoritySettings {
 };
 
 // Fails when the folder holds no usable authority now. Afterwards an unreadable or half-written set
-// leaves the last good one in use, and says so by obtain()'s and trust()'s failures' message.
+// leaves the last good one in use, and trust() fails with the reason.
 tl::expected<std::unique_ptr<Source>, SourceFailure> open_authority(AuthoritySettings settings,
                                                                     Clock clock = system_clock());
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "identity/agent/clock.h"
 #include "identity/agent/source.h"
 
 namespace inlay::identity::agent {
@@ -26,6 +25,6 @@ struct FilesSettings {
 };
 
 // Never fails for what is in the files: a set may be written after the agent has started.
-std::unique_ptr<Source> open_files(FilesSettings settings, Clock clock = system_clock());
+std::unique_ptr<Source> open_files(FilesSettings settings);
 
 }  // namespace inlay::identity::agent

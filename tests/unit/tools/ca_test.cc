@@ -80,10 +80,12 @@ TEST_CASE("init makes an authority and never overwrites one") {
   const Folder folder;
   const std::string authority = folder / "made/authority";
   REQUIRE(init_authority(authority, "example.org", now()));
-  CHECK(names_in(authority) == std::set<std::string>{"bundle.pem", "ca-key.pem", "ca.pem"});
+  CHECK(names_in(authority) == std::set<std::string>{"bundle.pem", "ca-key.pem", "ca.pem",
+                                                       "jwt-key.pem"});
   CHECK(mode_of(authority + "/ca-key.pem") == 0600);
+  CHECK(mode_of(authority + "/jwt-key.pem") == 0600);
   CHECK(mode_of(authority) == 0700);
-  for (const char *name : {"bundle.pem", "ca-key.pem", "ca.pem"}) {
+  for (const char *name : {"bundle.pem", "ca-key.pem", "ca.pem", "jwt-key.pem"}) {
     CHECK(says(init_authority(authority, "example.org", now()), "is not overwritten"));
     fs::remove(authority + "/" + name);
   }

@@ -1,0 +1,142 @@
+#include "identity/crl.h"
+
+#include <fmt/format.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+
+#include <climits>
+
+#include "identity/certificate.h"
+
+namespace inlay::identity {
+namespace {
+
+using CrlPtr = std::unique_ptr<X509_CRL, OpensslDelete<X509_CRL_free>>;
+
+// Parsed into our own library context, and nothing after it.
+CrlPtr crl_from_der(std::string_view der) {
+  const auto *at = reinterpret_cast<const unsigned char *>(der.data());
+  const unsigned char *const end = at + der.size();
+  X509_CRL *crl = X509_CRL_new_ex(library_context(), nullptr);
+  if (crl == nullptr) return nullptr;
+  // Frees it, and sets it to null, when it fails.
+  if (d2i_X509_CRL(&crl, &at, static_cast<long>(der.size())) == nullptr) return nullptr;
+  CrlPtr owned(crl);
+  return at == end ? std::move(owned) : nullptr;
+}
+
+std::string name_text(const X509_NAME *name) {
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  if (!bio || X509_NAME_print_ex(bio.get(), name, 0, XN_FLAG_RFC2253) < 0) return "?";
+  char *text = nullptr;
+  const long length = BIO_get_mem_data(bio.get(), &text);
+  return printable({text, static_cast<std::size_t>(length)});
+}
+
+// RFC 5280 §5.2: one that has a critical extension we do not know must not be used.
+bool has_unknown_critical_extension(const X509_CRL *crl) {
+  for (int at = 0; at < X509_CRL_get_ext_count(crl); ++at) {
+    X509_EXTENSION *const extension = X509_CRL_get_ext(crl, at);
+    if (X509_EXTENSION_get_critical(extension) == 1) return true;
+  }
+  return X509_CRL_get_ext_by_NID(crl, NID_delta_crl, -1) >= 0;
+}
+
+tl::expected<Crl, std::string> parse_one(std::string der) {
+  const CrlPtr parsed = crl_from_der(der);
+  if (!parsed) return tl::unexpected(std::string("it holds no CRL, neither PEM nor DER"));
+  if (has_unknown_critical_extension(parsed.get())) {
+    return tl::unexpected(
+        std::string("it is a delta or an indirect CRL, or one of a kind unknown "
+                    "here; give a complete one"));
+  }
+  Crl crl{std::move(der), name_text(X509_CRL_get_issuer(parsed.get())), 0, 0};
+  const auto this_update = to_time(X509_CRL_get0_lastUpdate(parsed.get()));
+  if (!this_update) return tl::unexpected(std::string("its dates are malformed"));
+  crl.this_update = *this_update;
+  if (const ASN1_TIME *const next = X509_CRL_get0_nextUpdate(parsed.get()); next != nullptr) {
+    const auto next_update = to_time(next);
+    if (!next_update) return tl::unexpected(std::string("its dates are malformed"));
+    crl.next_update = *next_update;
+  }
+  return crl;
+}
+
+tl::expected<std::vector<Crl>, std::string> parse_pem(std::string_view text) {
+  const BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  if (!bio) return tl::unexpected(std::string("out of memory"));
+  std::vector<Crl> crls;
+  for (;;) {
+    char *name = nullptr, *header = nullptr;
+    unsigned char *data = nullptr;
+    long length = 0;
+    if (PEM_read_bio(bio.get(), &name, &header, &data, &length) != 1) break;
+    const bool wanted = std::string_view(name) == PEM_STRING_X509_CRL;
+    std::string der(reinterpret_cast<const char *>(data), static_cast<std::size_t>(length));
+    OPENSSL_free(name);
+    OPENSSL_free(header);
+    OPENSSL_free(data);
+    if (!wanted) continue;
+    auto crl = parse_one(std::move(der));
+    if (!crl) return tl::unexpected(crl.error());
+    crls.push_back(std::move(*crl));
+  }
+  // Half of a list that is being written must not pass for the whole.
+  const int reason = ERR_GET_REASON(ERR_peek_last_error());
+  if (reason != PEM_R_NO_START_LINE) {
+    return tl::unexpected(std::string("a block of it is damaged or cut short"));
+  }
+  if (crls.empty()) return tl::unexpected(std::string("it holds no CRL, neither PEM nor DER"));
+  return crls;
+}
+
+}  // namespace
+
+tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text) {
+  const ErrorMark mark;
+  if (text.size() > INT_MAX) return tl::unexpected(std::string("it is too large"));
+  if (text.find("-----BEGIN ") != text.npos) return parse_pem(text);
+  auto crl = parse_one(std::string(text));
+  if (!crl) return tl::unexpected(crl.error());
+  std::vector<Crl> crls;
+  crls.push_back(std::move(*crl));
+  return crls;
+}
+
+bool signed_by(const Crl &crl, std::span<const std::string> authorities) {
+  const ErrorMark mark;
+  const CrlPtr parsed = crl_from_der(crl.der);
+  if (!parsed) return false;
+  for (const std::string &der : authorities) {
+    const X509Ptr authority =
+        certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()});
+    if (!authority || X509_NAME_cmp(X509_get_subject_name(authority.get()),
+                                    X509_CRL_get_issuer(parsed.get())) != 0) {
+      continue;
+    }
+    if ((X509_get_key_usage(authority.get()) & X509v3_KU_CRL_SIGN) == 0) continue;
+    if (X509_CRL_verify(parsed.get(), X509_get0_pubkey(authority.get())) == 1) return true;
+  }
+  return false;
+}
+
+bool revoked(const X509 *certificate, std::span<const std::string> crls) {
+  const ErrorMark mark;
+  for (const std::string &der : crls) {
+    const CrlPtr crl = crl_from_der(der);
+    if (!crl ||
+        X509_NAME_cmp(X509_get_issuer_name(certificate), X509_CRL_get_issuer(crl.get())) != 0) {
+      continue;
+    }
+    X509_REVOKED *entry = nullptr;
+    // OpenSSL only reads the number. 2 would be removeFromCRL, which deltas alone have.
+    auto *const serial = const_cast<ASN1_INTEGER *>(X509_get0_serialNumber(certificate));
+    if (X509_CRL_get0_by_serial(crl.get(), &entry, serial) == 1) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace inlay::identity

@@ -1,0 +1,32 @@
+// Certificate revocation lists (RFC 5280 §5): read, and looked into. Complete and direct ones only:
+// a delta or an indirect CRL says nothing on its own that could be relied on.
+#pragma once
+
+#include <ctime>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "identity/openssl.h"
+
+namespace inlay::identity {
+
+struct Crl {
+  std::string der;
+  std::string issuer;           // its name, for messages
+  std::time_t this_update = 0;  // seconds since the epoch
+  std::time_t next_update = 0;  // 0: it does not say; after it the list is stale
+};
+
+// X509 CRL blocks of PEM (at least one), or one CRL in DER. The error is one line.
+tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text);
+
+// Whether one of `authorities` (DER certificates) has signed it. Says nothing of dates.
+bool signed_by(const Crl &crl, std::span<const std::string> authorities);
+
+// Whether one of `crls` (DER) names `certificate`: by its issuer and serial number.
+bool revoked(const X509 *certificate, std::span<const std::string> crls);
+
+}  // namespace inlay::identity

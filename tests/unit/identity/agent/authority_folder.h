@@ -1,0 +1,79 @@
+// A folder with a development authority, as `inlay ca init` makes it, and a clock that stands
+// still.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "identity/agent/clock.h"
+#include "identity/authority.h"
+
+namespace inlay::identity::agent::testing {
+
+// Its time is the machine's at first, moved by hand from then on.
+struct HandClock {
+  std::time_t now = std::time(nullptr);
+  std::int64_t elapsed = 1000000;  // milliseconds
+  double chance = 0;
+
+  // Time goes by.
+  void pass(std::time_t seconds) {
+    now += seconds;
+    elapsed += std::int64_t{seconds} * 1000;
+  }
+  // Somebody sets the clock.
+  void set(std::time_t to) { now = to; }
+  Clock clock() {
+    return {[this] { return now; }, [this] { return elapsed; }, [this] { return chance; }};
+  }
+};
+
+class AuthorityFolder {
+ public:
+  explicit AuthorityFolder(const std::string &trust_domain = "example.org",
+                           std::time_t now = std::time(nullptr)) {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "inlay-authority-XXXXXX").string();
+    REQUIRE(mkdtemp(pattern.data()) != nullptr);
+    path_ = pattern;
+    renew(trust_domain, now);
+    put("jwt-key.pem", make_jwt_key_pem(), 0600);
+  }
+  ~AuthorityFolder() { std::filesystem::remove_all(path_); }
+  AuthorityFolder(const AuthorityFolder &) = delete;
+  AuthorityFolder &operator=(const AuthorityFolder &) = delete;
+
+  // Another authority in place of the one before, with a bundle of its own alone.
+  void renew(const std::string &trust_domain = "example.org",
+             std::time_t now = std::time(nullptr)) {
+    const auto made = Authority::create(trust_domain, now);
+    REQUIRE(made);
+    put("ca-key.pem", made->key_pem(), 0600);
+    put("ca.pem", made->certificate_pem(), 0644);
+    put("bundle.pem", made->certificate_pem(), 0644);
+  }
+  // By rename, as everybody should.
+  void put(const std::string &name, const std::string &text, mode_t mode = 0644) const {
+    const std::string path = at(name), temporary = path + ".new";
+    std::ofstream(temporary, std::ios::trunc) << text;
+    REQUIRE(chmod(temporary.c_str(), mode) == 0);
+    std::filesystem::rename(temporary, path);
+  }
+  std::string read(const std::string &name) const {
+    std::ifstream file(at(name));
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  std::string at(const std::string &name) const { return path_ + "/" + name; }
+  const std::string &path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace inlay::identity::agent::testing
