@@ -31,6 +31,13 @@ void forget_descriptor(int fd) noexcept {
   if (in_table(fd)) g_descriptor_words[fd].store(kUnknown, std::memory_order_release);
 }
 
+void forget_file(int fd) noexcept {
+  if (!in_table(fd)) return;
+  std::uint64_t word = g_descriptor_words[fd].load(std::memory_order_acquire);
+  bool file = word == kUnmanaged || word == kFile;
+  g_descriptor_words[fd].store(file ? kFile : kUnknown, std::memory_order_release);
+}
+
 std::uint64_t descriptor_word(int fd) noexcept {
   return in_table(fd) ? g_descriptor_words[fd].load(std::memory_order_acquire) : kUnknown;
 }

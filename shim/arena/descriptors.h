@@ -11,15 +11,18 @@ namespace inlay::shim {
 
 struct Slot;
 
-// A word: 0 = unknown; bit 0 set = managed, the address of the session's slot above it; any other
-// value says why there is no session.
+// A word: bit 0 set = managed, the address of the session's slot above it; bit 1 set = settled without
+// a session, and the value says why; any other is to be looked at.
 inline constexpr std::uint64_t kUnknown = 0;    // nobody looked yet: probe_descriptor() decides
 inline constexpr std::uint64_t kManagedBit = 1;
+inline constexpr std::uint64_t kSettledBit = 2;
 inline constexpr std::uint64_t kUnmanaged = 2;  // not a stream socket of AF_INET or AF_INET6
 inline constexpr std::uint64_t kSocket = 4;     // such a socket, without a connection inlay knows of;
                                                 // looked at again by every call but accept()
 inline constexpr std::uint64_t kPlain = 6;      // connected, in the clear by policy
-inline constexpr std::uint64_t kOwn = 8;        // inlay's own, not the program's
+inline constexpr std::uint64_t kFile = 8;       // free, or what open() or another call without a hook put
+                                                // there: as kUnknown, but to close it needs no look
+inline constexpr std::uint64_t kOwn = 10;       // inlay's own, not the program's
 
 // fs.nr_open as the kernel has it by default. Of a number at or above it nothing can be kept: it never
 // names a session, and a connection that may not be in the clear is refused there.
@@ -41,13 +44,22 @@ inline Slot *managed(int fd) noexcept {
   if (static_cast<unsigned>(fd) < kDescriptorLimit && g_descriptor_words != nullptr) [[likely]] {
     std::uint64_t word = g_descriptor_words[fd].load(std::memory_order_acquire);
     if ((word & kManagedBit) != 0) return reinterpret_cast<Slot *>(word & ~kManagedBit);
-    if (word != kUnknown && word != kSocket) [[likely]] return nullptr;
+    if ((word & kSettledBit) != 0) [[likely]] return nullptr;
   }
   return probe_descriptor(fd);
 }
 
+// Known not to be managed. Where managed() costs the caller registers that it must save first.
+inline bool settled_unmanaged(int fd) noexcept {
+  return static_cast<unsigned>(fd) < kDescriptorLimit && g_descriptor_words != nullptr &&
+         (g_descriptor_words[fd].load(std::memory_order_acquire) & kSettledBit) != 0;
+}
+
 // A hook created this number (socket, accept, dup, recvmsg, ...): forget what was known of it.
 void forget_descriptor(int fd) noexcept;
+// A number without a session is closed, or its next owner is another file. In a vfork child as well, where
+// the parent still has it: only what is known to be no socket becomes kFile.
+void forget_file(int fd) noexcept;
 
 // The word of `fd`, kUnknown beyond the table; and its replacement (ignored beyond the table).
 std::uint64_t descriptor_word(int fd) noexcept;

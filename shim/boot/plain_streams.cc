@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "shim/arena/descriptors.h"
+#include "shim/arena/process.h"
 #include "shim/boot/streams.h"
 
 // The C library's list of its streams.
@@ -88,6 +89,7 @@ void withdraw_streams(int fd) noexcept {
   if (number == nullptr) return;
   // The C library's three were opened by nobody.
   if (fd > STDERR_FILENO && (number->load(std::memory_order_acquire) & kMany) == 0) return;
+  if (in_foreign_process()) return;  // a vfork child: the streams are its parent's
   bool any = false;
   for_each_stream([&](FILE *stream) {
     if (number_of(stream) != fd || is_socket_stream(stream)) return;
@@ -98,7 +100,7 @@ void withdraw_streams(int fd) noexcept {
 }
 
 void give_back_streams(int fd) noexcept {
-  if (!has_lost(fd)) return;
+  if (!has_lost(fd) || in_foreign_process()) return;
   at(fd)->fetch_and(static_cast<std::uint8_t>(~kHasLost), std::memory_order_release);
   for_each_stream([fd](FILE *stream) {
     if (number_of(stream) == withdrawn(fd)) set_number(stream, fd);

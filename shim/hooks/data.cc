@@ -144,16 +144,58 @@ bool is_no_socket(int fd, ssize_t result) {
   return true;
 }
 
-}  // namespace
+// The hooks that are called most save no register before they know that they have nothing to do: what
+// comes after is a function of its own.
 
-extern "C" {
-
-ssize_t read(int fd, void *buffer, size_t count) {
+[[gnu::noinline]] ssize_t look_and_read(int fd, void *buffer, size_t count) {
   if (Slot *slot = managed(fd)) {
     ssize_t done = read_one(*slot, fd, buffer, count);
     if (!is_no_socket(fd, done)) return done;
   }
   return next.read(fd, buffer, count);
+}
+
+[[gnu::noinline]] ssize_t look_and_readv(int fd, const iovec *parts, int count) {
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = read_parts(*slot, fd, parts, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
+  return next.readv(fd, parts, count);
+}
+
+[[gnu::noinline]] ssize_t look_and_recv(int fd, void *buffer, size_t length, int flags) {
+  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, length, flags);
+  return next.recv(fd, buffer, length, flags);
+}
+
+[[gnu::noinline]] ssize_t look_and_write(int fd, const void *buffer, size_t count) {
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = send_one(*slot, fd, buffer, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
+  return next.write(fd, buffer, count);
+}
+
+[[gnu::noinline]] ssize_t look_and_writev(int fd, const iovec *parts, int count) {
+  if (Slot *slot = managed(fd)) {
+    ssize_t done = send_parts(*slot, fd, parts, count, 0);
+    if (!is_no_socket(fd, done)) return done;
+  }
+  return next.writev(fd, parts, count);
+}
+
+[[gnu::noinline]] ssize_t look_and_send(int fd, const void *buffer, size_t length, int flags) {
+  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, length, flags);
+  return next.send(fd, buffer, length, flags);
+}
+
+}  // namespace
+
+extern "C" {
+
+ssize_t read(int fd, void *buffer, size_t count) {
+  if (settled_unmanaged(fd)) [[likely]] return next.read(fd, buffer, count);
+  return look_and_read(fd, buffer, count);
 }
 
 ssize_t __read(int fd, void *buffer, size_t count) {
@@ -171,11 +213,8 @@ ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size) {
 }
 
 ssize_t readv(int fd, const struct iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) {
-    ssize_t done = read_parts(*slot, fd, parts, count, 0);
-    if (!is_no_socket(fd, done)) return done;
-  }
-  return next.readv(fd, parts, count);
+  if (settled_unmanaged(fd)) [[likely]] return next.readv(fd, parts, count);
+  return look_and_readv(fd, parts, count);
 }
 
 ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
@@ -194,8 +233,8 @@ ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset,
 }
 
 ssize_t recv(int fd, void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, length, flags);
-  return next.recv(fd, buffer, length, flags);
+  if (settled_unmanaged(fd)) [[likely]] return next.recv(fd, buffer, length, flags);
+  return look_and_recv(fd, buffer, length, flags);
 }
 
 ssize_t __recv(int fd, void *buffer, size_t length, int flags) {
@@ -244,11 +283,8 @@ int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
 }
 
 ssize_t write(int fd, const void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) {
-    ssize_t done = send_one(*slot, fd, buffer, count, 0);
-    if (!is_no_socket(fd, done)) return done;
-  }
-  return next.write(fd, buffer, count);
+  if (settled_unmanaged(fd)) [[likely]] return next.write(fd, buffer, count);
+  return look_and_write(fd, buffer, count);
 }
 
 ssize_t __write(int fd, const void *buffer, size_t count) {
@@ -260,11 +296,8 @@ ssize_t __write(int fd, const void *buffer, size_t count) {
 }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) {
-    ssize_t done = send_parts(*slot, fd, parts, count, 0);
-    if (!is_no_socket(fd, done)) return done;
-  }
-  return next.writev(fd, parts, count);
+  if (settled_unmanaged(fd)) [[likely]] return next.writev(fd, parts, count);
+  return look_and_writev(fd, parts, count);
 }
 
 ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
@@ -282,8 +315,8 @@ ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t offset
 }
 
 ssize_t send(int fd, const void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, length, flags);
-  return next.send(fd, buffer, length, flags);
+  if (settled_unmanaged(fd)) [[likely]] return next.send(fd, buffer, length, flags);
+  return look_and_send(fd, buffer, length, flags);
 }
 
 ssize_t __send(int fd, const void *buffer, size_t length, int flags) {

@@ -14,19 +14,19 @@ using namespace inlay::shim;
 
 namespace {
 
-// close() of a descriptor without a session. A number kept as kUnmanaged stays so: every call that
-// can put a socket there resets it.
+// close() of a descriptor without a session.
 bool may_close(int fd) {
   if (!boot::active()) return true;
   if (is_own_descriptor(fd)) return false;
   // A file's as well: the next owner of the number may come by a call that no hook sees.
-  forget_descriptor(fd);
+  forget_file(fd);
   return true;
 }
 
 template <typename Close>
 int close_with(Close close, int fd) {
-  if (Slot *slot = managed(fd)) {
+  Slot *slot = descriptor_word(fd) == kFile ? nullptr : managed(fd);
+  if (slot != nullptr) {
     if (!in_foreign_process()) return close_managed(*slot, fd);
   } else if (!may_close(fd)) {
     return fail(EBADF);
@@ -39,8 +39,13 @@ int close_with(Close close, int fd) {
 int copied(int from, int to, int error) {
   if (to < 0 || !boot::active()) return to;
   if (from == to) return to;
-  forget_descriptor(to);
-  if (Slot *slot = managed(from)) {
+  Slot *slot = managed(from);
+  if (slot != nullptr || descriptor_word(from) != kUnmanaged) {
+    forget_descriptor(to);
+  } else {
+    forget_file(to);
+  }
+  if (slot != nullptr) {
     if (!may_name(*slot, to)) {
       next.close(to);
       return fail(error);
@@ -50,7 +55,7 @@ int copied(int from, int to, int error) {
     } else {
       duplicated(*slot, from, to);
     }
-  } else if (!in_foreign_process()) {
+  } else {
     boot::give_back_streams(to);
   }
   if (to <= STDERR_FILENO && !in_foreign_process()) boot::refresh_standard_stream(to);

@@ -34,13 +34,17 @@ FILE *opened(FILE *stream) {
 bool end_session_under(FILE *stream, int *fd) {
   int withdrawn = boot::withdrawn_number(stream);
   *fd = withdrawn >= 0 ? withdrawn : stream->_fileno;
-  Slot *slot = *fd >= 0 ? managed_here(*fd) : nullptr;
+  Slot *slot = *fd >= 0 && descriptor_word(*fd) != kFile ? managed_here(*fd) : nullptr;
   bool lost = (withdrawn >= 0 || slot != nullptr) && __fpending(stream) > 0;
   if (lost) {
     __fpurge(stream);
     if (slot != nullptr) refuse(*slot, *fd, Refusal::stdio, "a stream from before holds data");
   }
-  if (slot != nullptr) before_replace(*slot, *fd);
+  if (slot != nullptr) {
+    before_replace(*slot, *fd);
+  } else if (*fd >= 0) {
+    forget_file(*fd);
+  }
   return !lost;
 }
 
@@ -53,8 +57,8 @@ FILE *reopen_with(Reopen reopen, const char *path, const char *mode, FILE *strea
   // The C library closes the number that the stream has, and puts the file there.
   if (boot::withdrawn_number(stream) >= 0) stream->_fileno = fd;
   FILE *result = reopen(path, mode, stream);
-  if (fd >= 0 && !in_foreign_process()) {
-    forget_descriptor(fd);
+  if (fd >= 0) {
+    forget_file(fd);
     boot::give_back_streams(fd);
   }
   return result;
@@ -68,7 +72,11 @@ int close_with(Close close_stream, FILE *stream) {
   int fd = -1;
   bool withdrawn = boot::withdrawn_number(stream) >= 0;
   bool complete = end_session_under(stream, &fd);
-  if (!withdrawn) return close_stream(stream);
+  if (!withdrawn) {
+    int closed = close_stream(stream);
+    if (fd >= 0) after_close_range(static_cast<unsigned>(fd), static_cast<unsigned>(fd));
+    return closed;
+  }
   stream->_fileno = -1;  // closed here, by the hook
   bool closed = close(fd) == 0;
   close_stream(stream);

@@ -361,7 +361,7 @@ void before_close_range(unsigned first, unsigned last) noexcept {
     if ((word & kManagedBit) != 0) {
       before_replace(*reinterpret_cast<Slot *>(word & ~kManagedBit), fd);
     } else if (word != kOwn) {
-      set_descriptor_word(fd, kUnknown);
+      forget_file(fd);
     }
   }
 }

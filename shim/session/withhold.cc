@@ -18,7 +18,7 @@ namespace {
 // A vfork child's words are its parent's.
 bool is_protected(int fd) noexcept {
   std::uint64_t word = in_foreign_process() ? kUnknown : descriptor_word(fd);
-  if (word != kUnknown) return (word & kManagedBit) != 0;
+  if (word != kUnknown && word != kFile) return (word & kManagedBit) != 0;
   return session_of(fd) != nullptr || !may_be_in_the_clear(fd);
 }
 

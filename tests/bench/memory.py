@@ -1,10 +1,11 @@
-"""Memory of idle connections and of processes, and what loading the library costs."""
+"""Memory of idle connections and of processes, and what the library costs those who make none."""
 
+import json
 import os
 import subprocess
 import time
 
-from processes import Failed, children_cpu_seconds, last_line, memory_kib
+from processes import Failed, children_cpu_seconds, last_line, memory_kib, run_client
 from programs import Tool
 
 
@@ -67,11 +68,7 @@ class Library:
 
     def __init__(self, bench, folder):
         """`folder` holds nothing yet; a configuration is written there."""
-        os.makedirs(folder)
-        config = os.path.join(folder, "inlay.toml")
-        with open(config, "w") as text:
-            text.write(bench.configuration(bench.client, ""))
-        os.chmod(config, 0o600)
+        config = configuration(bench, folder)
         inert = dict(os.environ, LD_PRELOAD=bench.library)
         self.variants = {
             "without": ([], dict(os.environ)),
@@ -108,6 +105,27 @@ class Library:
                 process.kill()
                 process.wait()
         return found
+
+
+class Unmanaged:
+    """What a call on a descriptor costs that inlay has nothing to do with; see unmanaged.cc."""
+
+    def __init__(self, bench, folder):
+        """`folder` holds nothing yet; a configuration is written there."""
+        self.command = [bench.inlay, "run", "--config", configuration(bench, folder), "--",
+                        os.path.join(bench.binaries, "bench_unmanaged"), "--pairs"]
+
+    def measure(self, pairs):
+        return json.loads(run_client([*self.command, str(pairs)], 60 + pairs).output)
+
+
+def configuration(bench, folder):
+    os.makedirs(folder)
+    path = os.path.join(folder, "inlay.toml")
+    with open(path, "w") as text:
+        text.write(bench.configuration(bench.client, ""))
+    os.chmod(path, 0o600)
+    return path
 
 
 def wait_for_sleep(process):

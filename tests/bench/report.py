@@ -138,6 +138,17 @@ def library_text(figures):
     return "library: starting a process, and what of its memory is private\n" + table(head, rows)
 
 
+def unmanaged_text(figures):
+    rows = []
+    for name, found in figures.items():
+        hooked, null = found["hooked"], found["null"]
+        rows.append([name, hooked["libc_ns"], *(hooked["more_ns"][i] for i in (1, 0, 2)), hooked["ratio"][1],
+                     *(null["more_ns"][i] for i in (1, 0, 2)), null["ratio"][1]])
+    head = ["ns for each call", "C library", "more, by pair", "1st quartile", "3rd", "ratio",
+            "noise: more", "1st quartile", "3rd", "ratio"]
+    return "unmanaged: calls on descriptors that are none of inlay's business\n" + table(head, rows)
+
+
 def machine_text(machine):
     width = max(len(key) for key in machine)
     return "\n".join("  %s  %s" % (key.ljust(width), value) for key, value in machine.items())

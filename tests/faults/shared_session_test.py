@@ -162,6 +162,31 @@ with open("/dev/zero", "rb", buffering=0) as zero:
         self.assertLess(len(calls) - len(data), 12, calls[:20])
         self.assertEqual(set(calls[30:]), {"read", "recvfrom"})
 
+    CLOSING = """
+import os
+def rounds():
+    for _ in range(10):
+        number = os.open("/dev/null", os.O_RDONLY)
+        os.close(number)
+        os.close(os.dup(0))
+rounds()
+os.getpgid(0)
+rounds()
+os.getpgid(0)
+"""
+
+    def test_i5_to_close_a_file_costs_no_further_system_call(self):
+        config = FOLDER / "closing.toml"
+        config.write_text(config_text(CLIENT_ID))
+        counted = []
+        for prefix in ([], [INLAY, "run", "--config", config, "--"]):
+            trace = FOLDER / "closing.strace"
+            subprocess.run(["strace", "-f", "-o", trace, *prefix, PYTHON, "-c", self.CLOSING], check=True,
+                           stdin=subprocess.DEVNULL, timeout=PATIENCE)
+            counted.append(len(trace.read_text().split("getpgid(0)")[1].splitlines()))
+        # The first dup() of a number asks the kernel what it is, once.
+        self.assertLessEqual(counted[1] - counted[0], 1, counted)
+
 
 class Descriptors(unittest.TestCase):
     PROGRAM = """
