@@ -20,12 +20,16 @@ namespace inlay::identity::agent::testing {
 struct HandClock {
   std::time_t now = std::time(nullptr);
   std::int64_t elapsed = 1000000;  // milliseconds
+  std::int64_t fraction = 0;       // of the second that `now` is in, milliseconds
   double chance = 0;
 
   // Time goes by.
-  void pass(std::time_t seconds) {
-    now += seconds;
-    elapsed += std::int64_t{seconds} * 1000;
+  void pass(std::time_t seconds) { pass_milliseconds(std::int64_t{seconds} * 1000); }
+  void pass_milliseconds(std::int64_t milliseconds) {
+    elapsed += milliseconds;
+    fraction += milliseconds;
+    now += fraction / 1000;
+    fraction %= 1000;
   }
   // Somebody sets the clock.
   void set(std::time_t to) { now = to; }
