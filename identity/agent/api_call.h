@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "identity/agent/api_connections.h"
+#include "identity/agent/worker.h"
 #include "identity/agent/workload_api.h"
 
 namespace inlay::identity::agent {
@@ -45,11 +46,13 @@ class CallCounts {
   std::map<uid_t, std::size_t> of_user_;
 };
 
-// What the calls of one server share.
+// What all calls share.
 struct ApiShared {
   WorkloadApiHost host;
   ApiConnections connections;
   CallCounts counts;
+  // FetchJWTSVID may wait for an upstream, which must not keep gRPC's own threads.
+  Worker waiting{64};
 };
 
 // A call that was let in. Copies nothing of gRPC's: usable as long as the slot is wanted.

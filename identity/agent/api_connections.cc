@@ -69,10 +69,11 @@ std::shared_ptr<const ApiConnection> ApiConnections::find(std::string_view grpc_
   return found->second;
 }
 
-std::size_t ApiConnections::size() {
+bool ApiConnections::any_of(uid_t user) {
   const std::lock_guard lock(mutex_);
   forget_closed();
-  return by_fd_.size();
+  return std::ranges::any_of(by_fd_,
+                             [&](const auto &entry) { return entry.second->caller.uid == user; });
 }
 
 // gRPC does not say when it closes a descriptor. Its number then names nothing, or another socket.

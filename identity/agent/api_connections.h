@@ -33,7 +33,7 @@ class ApiConnections {
   bool add(int fd, const Caller &caller);
   // Null when there is none such.
   std::shared_ptr<const ApiConnection> find(std::string_view grpc_peer) const;
-  std::size_t size();
+  bool any_of(uid_t user);
 
  private:
   void forget_closed();

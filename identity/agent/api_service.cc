@@ -71,7 +71,7 @@ grpc::ServerUnaryReactor *ApiService::FetchJWTSVID(Context *context, const JWTSV
   }
   // Shared, since what a function object holds must be copyable.
   const auto held = std::make_shared<const ApiCall>(std::move(*call));
-  const bool given = waiting_.give([this, held, request, response, reactor] {
+  const bool given = shared_.waiting.give([this, held, request, response, reactor] {
     reactor->Finish(fetch_jwt_svid(*held, *request, *response));
   });
   if (!given) {

@@ -1,4 +1,4 @@
-// The five methods of the Workload API.
+// The five methods of the Workload API, for the connections of one gRPC server.
 #pragma once
 
 #include <workload.grpc.pb.h>
@@ -9,7 +9,6 @@
 
 #include "identity/agent/api_call.h"
 #include "identity/agent/api_stream.h"
-#include "identity/agent/worker.h"
 
 namespace inlay::identity::agent {
 
@@ -46,8 +45,6 @@ class ApiService final : public SpiffeWorkloadAPI::WithRawCallbackMethod_FetchX5
   ApiShared &shared_;
   std::mutex mutex_;
   std::vector<std::weak_ptr<ApiStream>> streams_;
-  // FetchJWTSVID may wait for an upstream, which must not keep gRPC's own threads.
-  Worker waiting_{64};
 };
 
 }  // namespace inlay::identity::agent

@@ -1,22 +1,28 @@
 #include "identity/agent/worker.h"
 
+#include <system_error>
 #include <utility>
 
 namespace inlay::identity::agent {
 
-Worker::~Worker() {
+void Worker::end() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
   }
   given_.notify_one();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 bool Worker::give(std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
-    if (jobs_.size() >= most_) return false;
+    if (ending_ || jobs_.size() >= most_) return false;
+    if (!thread_.joinable()) try {
+        thread_ = std::thread([this] { run(); });
+      } catch (const std::system_error &) {
+        return false;  // no thread to be had now
+      }
     jobs_.push_back(std::move(job));
   }
   given_.notify_one();

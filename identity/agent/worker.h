@@ -1,4 +1,4 @@
-// A thread that does what it is given, one after the other.
+// A thread that does what it is given, one after the other. It starts with the first.
 #pragma once
 
 #include <condition_variable>
@@ -13,13 +13,14 @@ namespace inlay::identity::agent {
 class Worker {
  public:
   // `most`: jobs that may wait.
-  explicit Worker(std::size_t most) : most_(most), thread_([this] { run(); }) {}
-  // Does what waits, then ends.
-  ~Worker();
+  explicit Worker(std::size_t most) : most_(most) {}
+  ~Worker() { end(); }
+  // Does what waits, then takes nothing more.
+  void end();
   Worker(const Worker &) = delete;
   Worker &operator=(const Worker &) = delete;
 
-  // False when too many wait already.
+  // False when too many wait already, when there is no thread to be had, and after end().
   bool give(std::function<void()> job);
 
  private:

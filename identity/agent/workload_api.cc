@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <chrono>
+#include <map>
 #include <mutex>
 #include <utility>
 
@@ -19,18 +20,45 @@ namespace {
 // The largest request is a token to be validated.
 constexpr int kMaxRequest = 32 * 1024;
 constexpr int kStreamsOfAConnection = 32;
-// What gRPC holds for all connections together; it ends calls rather than take more.
-constexpr std::size_t kMaxMemory = 64u << 20;
 
-std::unique_ptr<grpc::Server> start(ApiService &service, const WorkloadApiLimits &limits) {
-  grpc::ServerBuilder builder;
-  builder.RegisterService(&service);
-  builder.SetMaxReceiveMessageSize(kMaxRequest);
-  builder.SetResourceQuota(grpc::ResourceQuota("workload api").Resize(kMaxMemory));
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsOfAConnection);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
-                             static_cast<int>(limits.idle_seconds * 1000));
-  return builder.BuildAndStart();
+// gRPC, for the connections of one user. It takes in a message whole before it looks at its size,
+// up to 4 GiB; what stops it is the quota of its server. Hence a server for each user: who fills
+// his own quota has his own calls ended, and nobody else's.
+class UserServer {
+ public:
+  UserServer(ApiShared &shared, const WorkloadApiLimits &limits) : service_(shared) {
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&service_);
+    builder.SetMaxReceiveMessageSize(kMaxRequest);
+    builder.SetResourceQuota(grpc::ResourceQuota("workload api").Resize(limits.bytes_of_a_user));
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsOfAConnection);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                               static_cast<int>(limits.idle_seconds * 1000));
+    server_ = builder.BuildAndStart();
+  }
+  ~UserServer() {
+    if (server_) server_->Shutdown(std::chrono::system_clock::now());
+  }
+  UserServer(const UserServer &) = delete;
+  UserServer &operator=(const UserServer &) = delete;
+
+  void serve(policy::UniqueFd connection) {
+    if (server_) grpc::AddInsecureChannelFromFd(server_.get(), connection.release());
+  }
+  void refresh_streams() { service_.refresh_streams(); }
+
+ private:
+  ApiService service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+// gRPC wants it so; and SCM_CREDENTIALS, which the agent's own protocol asks for, would only
+// truncate gRPC's control messages.
+void prepare(int fd) {
+  const int off = 0;
+  ::setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof off);
+  ::fcntl(fd, F_SETFL, O_NONBLOCK);
+  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 }  // namespace
@@ -39,53 +67,70 @@ struct WorkloadApi::State {
   State(WorkloadApiHost host, WorkloadApiLimits given)
       : limits(given),
         shared{std::move(host), ApiConnections(given.connections, given.connections_of_a_user),
-               CallCounts(given.calls_of_a_user)} {}
+               CallCounts(given.calls_of_a_user)},
+        worker(given.connections + 1) {}
 
-  // gRPC's threads and memory are for those agents alone that have a client of this API.
-  struct Running {
-    explicit Running(State &state) : service(state.shared), server(start(service, state.limits)) {}
-    ~Running() {
-      if (server) server->Shutdown(std::chrono::system_clock::now());
-    }
-    ApiService service;
-    std::unique_ptr<grpc::Server> server;
-    Worker pushing{1};
-  };
+  void serve(policy::UniqueFd connection, uid_t user);
+  void refresh();
+  void forget_users_who_left();
 
   const WorkloadApiLimits limits;
   ApiShared shared;
+  std::map<uid_t, UserServer> servers;  // the worker's
+
   std::mutex mutex;
-  std::unique_ptr<Running> running;
+  bool any_client = false;
+  bool refresh_waits = false;
+  // Starts gRPC, which takes a while, and tells streams what is new. An agent without a client has
+  // no thread and no memory of this.
+  Worker worker;
 };
+
+void WorkloadApi::State::serve(policy::UniqueFd connection, uid_t user) {
+  if (servers.empty()) quiet_grpc();
+  forget_users_who_left();
+  servers.try_emplace(user, shared, limits).first->second.serve(std::move(connection));
+}
+
+void WorkloadApi::State::refresh() {
+  {
+    // What changes from here on is not seen for sure, and needs another look.
+    const std::lock_guard lock(mutex);
+    refresh_waits = false;
+  }
+  forget_users_who_left();
+  for (auto &[user, server] : servers) server.refresh_streams();
+}
+
+void WorkloadApi::State::forget_users_who_left() {
+  std::erase_if(servers,
+                [this](const auto &entry) { return !shared.connections.any_of(entry.first); });
+}
 
 WorkloadApi::WorkloadApi(WorkloadApiHost host, WorkloadApiLimits limits)
     : state_(std::make_unique<State>(std::move(host), limits)) {}
 
-WorkloadApi::~WorkloadApi() = default;
+WorkloadApi::~WorkloadApi() {
+  state_->worker.end();  // before what it works on
+}
 
 bool WorkloadApi::adopt(policy::UniqueFd connection, const Caller &caller) {
-  const std::lock_guard lock(state_->mutex);
-  if (!state_->running) {
-    quiet_grpc();
-    state_->running = std::make_unique<State::Running>(*state_);
-  }
-  if (!state_->running->server) return false;
   if (!state_->shared.connections.add(connection.get(), caller)) return false;
-  // gRPC wants it so; and SCM_CREDENTIALS, which the agent's own protocol asks for, would only
-  // truncate gRPC's control messages.
-  const int off = 0;
-  ::setsockopt(connection.get(), SOL_SOCKET, SO_PASSCRED, &off, sizeof off);
-  ::fcntl(connection.get(), F_SETFL, O_NONBLOCK);
-  ::fcntl(connection.get(), F_SETFD, FD_CLOEXEC);
-  grpc::AddInsecureChannelFromFd(state_->running->server.get(), connection.release());
-  return true;
+  prepare(connection.get());
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->any_client = true;
+  }
+  // Shared, since what a function object holds must be copyable.
+  const auto held = std::make_shared<policy::UniqueFd>(std::move(connection));
+  return state_->worker.give(
+      [state = state_.get(), held, user = caller.uid] { state->serve(std::move(*held), user); });
 }
 
 void WorkloadApi::changed() {
   const std::lock_guard lock(state_->mutex);
-  State::Running *const running = state_->running.get();
-  // One that waits to begin will see this change, too.
-  if (running != nullptr) running->pushing.give([running] { running->service.refresh_streams(); });
+  if (!state_->any_client || state_->refresh_waits) return;
+  state_->refresh_waits = state_->worker.give([state = state_.get()] { state->refresh(); });
 }
 
 }  // namespace inlay::identity::agent

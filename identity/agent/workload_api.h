@@ -64,6 +64,7 @@ struct WorkloadApiLimits {
   std::size_t connections = 1024;
   std::size_t connections_of_a_user = 128;  // root included: its programs run wild, too
   std::size_t calls_of_a_user = 512;        // streams are calls
+  std::size_t bytes_of_a_user = 16u << 20;  // of gRPC's memory; then it ends calls
   std::size_t idle_seconds = 300;           // a connection without a call is closed
 };
 
@@ -75,8 +76,9 @@ class WorkloadApi {
   WorkloadApi(const WorkloadApi &) = delete;
   WorkloadApi &operator=(const WorkloadApi &) = delete;
 
-  // Serves a connected socket, from which nothing was read yet. gRPC's threads start with the first
-  // one. False when it is over the limits, or its peer has gone: it is closed then.
+  // Serves a connected socket, from which nothing was read yet. Returns at once; gRPC's threads
+  // start with the first one. False when it is over the limits, or its peer is no more: it is
+  // closed then. Any thread.
   bool adopt(policy::UniqueFd connection, const Caller &caller);
   // view() or what attest() answers may have changed: streams get what is new for them. Returns at
   // once. Any thread.
