@@ -16,6 +16,7 @@
 #include "shim/arena/gate.h"
 #include "shim/arena/process.h"
 #include "shim/boot/environment.h"
+#include "shim/boot/forking.h"
 #include "shim/boot/heap.h"
 #include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
@@ -40,6 +41,19 @@ namespace inlay::shim::boot {
 
 constinit std::atomic<Level> g_level{Level::unbound};
 
+void before_fork() noexcept {
+  session_before_fork();
+  heap_before_fork();
+}
+void after_fork_parent() noexcept {
+  heap_after_fork();
+  session_after_fork_parent();
+}
+void after_fork_child() noexcept {
+  heap_after_fork();
+  session_after_fork_child();
+}
+
 namespace {
 
 const char *value_of(char *const environment[], const char *name) noexcept {
@@ -51,19 +65,6 @@ const char *value_of(char *const environment[], const char *name) noexcept {
     }
   }
   return nullptr;
-}
-
-void before_fork() {
-  session_before_fork();
-  heap_before_fork();
-}
-void after_fork_parent() {
-  heap_after_fork();
-  session_after_fork_parent();
-}
-void after_fork_child() {
-  heap_after_fork();
-  session_after_fork_child();
 }
 
 // The last handler: only the C library's own flush of plain streams comes after it.
@@ -101,6 +102,7 @@ void start(char *const environment[]) noexcept {
   remember_strictness(is_strict);
   // Without its tables inlay can tell no socket from another; the probes then fail closed.
   make_process_page();
+  session_begin();
   make_descriptor_table();
   load_policy({.file = config,
                .snapshot = value_of(environment, "INLAY_SNAPSHOT"),

@@ -216,4 +216,8 @@
   X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \
   X(process, watch, int, setns, (int fd, int kind), "the helper parks")                            \
+  X(clone, watch, int, clone, (int (*run)(void *), void *stack, int flags, void *argument, ...),   \
+    "as fork, without CLONE_VM and CLONE_FILES")                                                   \
+  X(clone, watch, int, __clone, (int (*run)(void *), void *stack, int flags, void *argument, ...), \
+    "as fork, without CLONE_VM and CLONE_FILES")                                                   \
   X(syscall, protect, long, syscall, (long number, ...), "known numbers go to the hooks above")

@@ -42,6 +42,7 @@ int __socket(int domain, int type, int protocol);
 int pidfd_getfd(int pidfd, int target, unsigned int flags);
 int __close(int fd);
 int __close_nocancel(int fd);
+int __clone(int (*run)(void *), void *stack, int flags, void *argument, ...) noexcept;
 int __dup2(int from, int to);
 int __fcntl(int fd, int command, ...);
 FILE *_IO_fopen(const char *path, const char *mode);

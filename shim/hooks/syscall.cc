@@ -2,10 +2,12 @@
 // came. Refusing unknown numbers would break programs for no gain.
 
 #include <linux/aio_abi.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 
+#include "shim/boot/forking.h"
 #include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/sandbox_filter.h"
@@ -33,6 +35,12 @@ bool submits_managed(long count, iocb *const *requests) {
     }
   }
   return false;
+}
+
+// What the kernel will refuse is left to it.
+bool forks_by(const clone_args *arguments, size_t size) {
+  return arguments != nullptr && size >= CLONE_ARGS_SIZE_VER0 && boot::forks(arguments->flags) &&
+         arguments->stack == 0;
 }
 
 // The hooks are cancellation points, syscall() is none.
@@ -147,6 +155,17 @@ extern "C" long syscall(long number, ...) noexcept {
       if (result >= 0) boot::note_sandbox();
       return result;
     }
+    case SYS_clone:
+      if (!boot::forks(static_cast<unsigned long>(a)) || b != 0 || in_foreign_process()) break;
+      return boot::as_fork([&] { return next.syscall(number, a, b, c, d, e, f); });
+    case SYS_clone3:
+      if (!forks_by(at<clone_args>(a), size_of(b)) || in_foreign_process()) break;
+      return boot::as_fork([&] { return next.syscall(number, a, b); });
+#ifdef SYS_fork
+    case SYS_fork:
+      if (in_foreign_process()) break;
+      return boot::as_fork([&] { return next.syscall(number); });
+#endif
     case SYS_unshare:
       return unshare(number_of(a));
     case SYS_setns:

@@ -5,9 +5,14 @@ namespace inlay::shim {
 
 // pthread_atfork: prepare waits for the helpers' safe point; the child forgets what was private to
 // its parent.
+void session_begin() noexcept;
 void session_before_fork() noexcept;
 void session_after_fork_parent() noexcept;
 void session_after_fork_child() noexcept;
+
+// A child that was made past both, by _Fork() or a system call of the program's own: what can still be
+// done about it is done when it first uses a session. Costs two loads.
+void follow_fork() noexcept;
 
 // Around unshare and setns: some need a process with one thread, and after those that put children
 // into another PID namespace the kernel makes no thread any more. `spaces`: the CLONE_... flags.

@@ -19,6 +19,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
+#include "shim/session/fork.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
@@ -172,6 +173,7 @@ std::int64_t monotonic_ns() noexcept {
 
 void notify_helper(Slot &slot) noexcept {
   const int saved = errno;
+  follow_fork();
   Local &mine = local(slot);
   if (!mine.in_inbox.exchange(true, std::memory_order_acq_rel)) {
     Slot *head = g_helper.inbox.load(std::memory_order_relaxed);
@@ -193,6 +195,7 @@ void notify_helper(Slot &slot) noexcept {
 }
 
 void keep_watch() noexcept {
+  follow_fork();
   if (g_helper.running.load(std::memory_order_relaxed) || g_helper.cannot_start) return;
   // A child that goes on with an inherited session. Not a vfork child: its memory is its parent's.
   if (boot::sandboxed() || in_foreign_process()) return;

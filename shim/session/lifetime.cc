@@ -297,6 +297,11 @@ void join_as_child(Slot &slot, int fd) noexcept {
   expected_holder_came(slot);
 }
 
+void join_late(Slot &slot, int fd) noexcept {
+  if (is_closing(slot)) return;
+  if (!join_living(slot, fd, cookie_of(fd))) set_descriptor_word(fd, closing_word());
+}
+
 void forget_session(Slot &slot, int fd) noexcept {
   if (is_closing(slot)) {
     set_descriptor_word(fd, kSocket);

@@ -14,6 +14,8 @@ bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept;
 // fork: before it, every session is told of a child; in the child, fd's session takes it in.
 void expect_child() noexcept;
 void join_as_child(Slot &slot, int fd) noexcept;
+// The same in a child of which no session was told: its parent may have gone on without it.
+void join_late(Slot &slot, int fd) noexcept;
 // The connection of this session is no more (connect failed, or AF_UNSPEC disconnected it): its
 // descriptors live on as plain unconnected sockets.
 void forget_session(Slot &slot, int fd) noexcept;

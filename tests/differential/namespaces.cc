@@ -121,7 +121,11 @@ Scenario killed{"namespaces/the-child-is-killed", echo, [](std::uint16_t port) {
                   note("asked", ask(fd, "after"));
                   note("close", close(fd));
                 }};
-Scenario parent_killed{"namespaces/the-parent-is-killed", echo, [](std::uint16_t port) {
+void echo_until_told(int listener) {
+  echo(listener);
+  told();  // nobody waits for the child
+}
+Scenario parent_killed{"namespaces/the-parent-is-killed", echo_until_told, [](std::uint16_t port) {
                          int fd = dial(port);
                          note("asked", ask(fd, "before"));
                          Turns turns;
@@ -181,6 +185,76 @@ Scenario namesakes{"namespaces/two-of-the-same-number",
                      for (pid_t child : children) note_status(child);
                      note("close", close(fd));
                    }};
+
+// Children made past the C library's fork(): each goes on with its parent's connection, and makes
+// one of its own, which takes a helper.
+void be_child(int fd, std::uint16_t port) {
+  call_myself("child");
+  note("asked", ask(fd, "by the child"));
+  int own = dial(port);
+  note("asked", ask(own, "on its own"));
+  note("close", close(own));
+}
+void ask_and_await(int fd, pid_t child) {
+  note_status(child);
+  note("asked", ask(fd, "after"));
+  note("close", close(fd));
+}
+// One connection, and the child's meanwhile.
+void echo_both(int listener) {
+  int first = take(listener);
+  auto answer = [](int fd, std::string_view question) {
+    std::string heard = receive_exactly(fd, question.size());
+    note("heard", heard == question);
+    send_all(fd, heard);
+  };
+  answer(first, "before");
+  answer(first, "by the child");
+  int second = take(listener);
+  answer(second, "on its own");
+  note_rest(second);
+  answer(first, "after");
+  note_rest(first);
+}
+Scenario raw_clone{"namespaces/clone-by-number", echo_both, [](std::uint16_t port) {
+                     int fd = dial(port);
+                     note("asked", ask(fd, "before"));
+                     auto child = static_cast<pid_t>(
+                         syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0));
+                     if (child == 0) {
+                       be_child(fd, port);
+                       _exit(0);
+                     }
+                     ask_and_await(fd, child);
+                   }};
+struct Apart {
+  int fd;
+  std::uint16_t port;
+};
+Scenario by_clone{"namespaces/clone", echo_both, [](std::uint16_t port) {
+                    int fd = dial(port);
+                    note("asked", ask(fd, "before"));
+                    Apart apart{fd, port};
+                    auto run = [](void *argument) {
+                      auto [its, there] = *static_cast<Apart *>(argument);
+                      be_child(its, there);
+                      return 7;
+                    };
+                    alignas(16) static char stack[256 * 1024];
+                    pid_t child = clone(run, stack + sizeof stack, CLONE_NEWPID | SIGCHLD, &apart);
+                    ask_and_await(fd, child);
+                  }};
+// Nobody is told of this one.
+Scenario quiet_fork{"namespaces/fork-without-handlers", echo_both, [](std::uint16_t port) {
+                      int fd = dial(port);
+                      note("asked", ask(fd, "before"));
+                      pid_t child = _Fork();
+                      if (child == 0) {
+                        be_child(fd, port);
+                        _exit(0);
+                      }
+                      ask_and_await(fd, child);
+                    }};
 
 // An image executed there.
 Continuation go_on{"namespaces-go-on", [](int fd) {

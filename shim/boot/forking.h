@@ -1,0 +1,33 @@
+// What pthread_atfork() does for fork(), for children that are made in other ways (boot.cc).
+#pragma once
+
+#include <sched.h>
+
+#include <cerrno>
+
+namespace inlay::shim::boot {
+
+void before_fork() noexcept;
+void after_fork_parent() noexcept;
+void after_fork_child() noexcept;
+
+// Whether clone() with these flags makes a process as fork() does: with memory and descriptors of
+// its own.
+inline bool forks(unsigned long flags) noexcept { return (flags & (CLONE_VM | CLONE_FILES)) == 0; }
+
+// `call` returns in both processes, 0 in the child.
+template <typename Call>
+long as_fork(Call call) noexcept {
+  before_fork();
+  long child = call();
+  int saved = errno;
+  if (child == 0) {
+    after_fork_child();
+  } else {
+    after_fork_parent();
+  }
+  errno = saved;
+  return child;
+}
+
+}  // namespace inlay::shim::boot
