@@ -83,10 +83,12 @@ struct OutboundRule {
   bool operator==(const OutboundRule &) const = default;
 };
 
-struct IdentityFiles {  // absolute paths
-  std::string svid, key, bundle;
+// Where the workload's identity comes from: an agent, or files. Absolute paths.
+struct IdentitySource {
+  std::string agent;                                   // its socket; "" = files
+  std::string svid, key, bundle;                       // "" with an agent
   std::map<std::string, std::string> further_bundles;  // trust domain -> path
-  bool operator==(const IdentityFiles &) const = default;
+  bool operator==(const IdentitySource &) const = default;
 };
 
 struct Defaults {
@@ -111,7 +113,7 @@ struct Source {
 
 struct Policy {
   std::string trust_domain;
-  IdentityFiles identity;
+  IdentitySource identity;
   Defaults defaults;
   std::string log_file;  // absolute; "" = none
   std::vector<InboundRule> inbound;

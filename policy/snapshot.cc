@@ -155,7 +155,7 @@ class Fields {
  private:
   template <typename Files>
   bool identity(Files &files) {
-    return io_.string(files.svid) && io_.string(files.key) && io_.string(files.bundle) &&
+    return io_.string(files.agent) && io_.string(files.svid) && io_.string(files.key) && io_.string(files.bundle) &&
            bundles(files.further_bundles);
   }
   bool bundles(const std::map<std::string, std::string> &bundles) {

@@ -47,7 +47,7 @@ std::string utc_time(std::time_t time) {
 
 tl::expected<std::optional<CheckedIdentity>, std::string> check_identity(
     const policy::Policy &policy, std::time_t now) {
-  const policy::IdentityFiles &files = policy.identity;
+  const policy::IdentitySource &files = policy.identity;
   if (files.svid.empty()) {
     if (needs_identity(policy))
       return bad("rules are strict, but [identity] names no SVID; add it");

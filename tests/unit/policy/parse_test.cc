@@ -92,6 +92,23 @@ mode = "deny"
   CHECK(policy.outbound[1].caller.empty());
 }
 
+TEST_CASE("an identity may come from an agent, with the bundles of whatever trust domains it has") {
+  Policy policy = good(R"(trust_domain = "example.org"
+[identity]
+agent = "unix:///run/inlay/agent.sock"
+[defaults]
+inbound = "deny"
+outbound = "deny"
+[[inbound]]
+name = "web"
+port = 80
+mode = "strict"
+allow = ["spiffe://partner.test/*"]
+)");
+  CHECK(policy.identity.agent == "/run/inlay/agent.sock");
+  CHECK(policy.identity.svid.empty());
+}
+
 TEST_CASE("what is not written has its documented value") {
   Policy policy = good(with_defaults("deny", "deny"));
   CHECK(policy.defaults.handshake_timeout_ms == 5000);
@@ -148,8 +165,10 @@ TEST_CASE("T51 one thing wrong outside the rules refuses the whole file, with li
       {"trust_domain = \"a\"\n[extra]\n", 2, 2, "unknown key \"extra\""},
       {"trust_domain = \"a\"\nidentity = \"x\"\n", 2, 12, "identity must be a table"},
       {"trust_domain = \"a\"\n[identity]\nsvid = \"s\"\nkey = \"k\"\n", 2, 1, "has no bundle"},
-      {"trust_domain = \"a\"\n[identity]\nagent = \"unix:///run/a\"\n", 3, 1,
-       "\"agent\" in [identity] is not in this version"},
+      {"trust_domain = \"a\"\n[identity]\nagent = \"/run/a\"\n", 3, 9,
+       "an agent is named by its Unix socket"},
+      {"trust_domain = \"a\"\n[identity]\nagent = \"unix:///run/a\"\nsvid = \"s\"\n", 4, 1,
+       "unknown key \"svid\" in an [identity] with an agent"},
       {"trust_domain = \"a\"\n[identity]\nworkload_api = \"unix:///run/a\"\n", 3, 1,
        "not in this version"},
       {"trust_domain = \"a\"\n[identity]\nsvid = \"\"\nkey = \"k\"\nbundle = \"b\"\n", 3, 8,

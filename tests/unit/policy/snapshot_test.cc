@@ -36,6 +36,7 @@ name = "no smtp"
 port = 25
 mode = "deny"
 )");
+  policy.identity.agent = "/run/inlay/agent.sock";
   policy.resolved = {{"redis.internal", *Address::parse("10.0.0.1")},
                      {"redis.internal", *Address::parse("fd00::1")}};
   policy.strict = true;
