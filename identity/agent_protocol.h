@@ -59,7 +59,7 @@ struct SnapshotAnswer {
 };
 
 struct SignRequest {
-  std::array<std::uint8_t, 32> key{};  // SHA-256 of the leaf's SubjectPublicKeyInfo
+  std::array<std::uint8_t, 32> key{};  // the leaf's public_key_digest() (certificate.h)
   std::uint16_t scheme = 0;            // SignatureScheme (RFC 8446 §4.2.3)
   std::uint16_t reserved = 0;
   std::uint32_t hash_length = 0;  // of the suite's transcript hash: 32 or 48

@@ -172,6 +172,18 @@ std::string key_weakness(const EVP_PKEY *key) {
   return fmt::format("on the curve {}, not P-256 or P-384", name);
 }
 
+std::array<std::uint8_t, 32> public_key_digest(const X509 *certificate) {
+  std::array<std::uint8_t, 32> digest{};
+  unsigned char *der = nullptr;
+  const int length = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
+  if (length > 0) {
+    EVP_Q_digest(library_context(), "SHA256", nullptr, der, static_cast<std::size_t>(length),
+                 digest.data(), nullptr);
+  }
+  OPENSSL_free(der);
+  return digest;
+}
+
 std::string key_weakness(const X509 *certificate) {
   return key_weakness(X509_get0_pubkey(certificate));
 }

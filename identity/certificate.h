@@ -2,6 +2,8 @@
 // touched. Everything parsed here belongs to library_context().
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <ctime>
 #include <optional>
 #include <span>
@@ -40,6 +42,9 @@ std::string time_text(std::time_t time);
 std::string subject_text(const X509 *certificate);
 // `bytes` with everything outside printable ASCII escaped, cut to a length fit for a log.
 std::string printable(std::string_view bytes);
+
+// SHA-256 of the SubjectPublicKeyInfo as DER: names a key. All zero when OpenSSL has no memory.
+std::array<std::uint8_t, 32> public_key_digest(const X509 *certificate);
 
 // What is wrong with the kind or size of a certificate's key, as an end of the sentence "its key
 // is …"; empty when it is allowed: RSA of 2048 to 8192 bits, P-256, P-384.

@@ -32,13 +32,11 @@ tl::expected<void, SvidError> check_chain_limits(const std::vector<X509Ptr> &cha
   return {};
 }
 
-tl::expected<X509Svid, SvidError> parse(std::string_view chain_pem, std::string_view key_pem) {
-  auto chain = certificates_from_pem(chain_pem);
-  if (!chain) return error("the certificate chain: " + chain.error());
-  if (chain->empty()) return error("the certificate chain holds no certificate in PEM");
-  if (auto good = check_chain_limits(*chain); !good) return tl::unexpected(good.error());
+tl::expected<X509Svid, SvidError> judge(std::vector<X509Ptr> chain) {
+  if (chain.empty()) return error("there is no certificate");
+  if (auto good = check_chain_limits(chain); !good) return tl::unexpected(good.error());
 
-  const X509 *const leaf = chain->front().get();
+  const X509 *const leaf = chain.front().get();
   const auto id = check_leaf(leaf);
   if (!id) {
     const VerifyFailure &failure = id.error();
@@ -52,24 +50,55 @@ tl::expected<X509Svid, SvidError> parse(std::string_view chain_pem, std::string_
   const auto not_before = to_time(X509_get0_notBefore(leaf));
   const auto not_after = to_time(X509_get0_notAfter(leaf));
   if (!not_before || !not_after) return error("its dates are malformed");
+  return X509Svid{*id, std::move(chain), nullptr, *not_before, *not_after};
+}
+
+tl::expected<X509Svid, SvidError> parse(std::string_view chain_pem, std::string_view key_pem) {
+  auto chain = certificates_from_pem(chain_pem);
+  if (!chain) return error("the certificate chain: " + chain.error());
+  if (chain->empty()) return error("the certificate chain holds no certificate in PEM");
+  auto svid = judge(*std::move(chain));
+  if (!svid) return svid;
 
   auto key = private_key_from_pem(key_pem);
   if (!key) return error(key.error());
-  if (X509_check_private_key(leaf, key->get()) != 1 || !halves_match(key->get())) {
+  if (X509_check_private_key(svid->chain.front().get(), key->get()) != 1 ||
+      !halves_match(key->get())) {
     return error("the key does not belong to the certificate");
   }
-  return X509Svid{*id, std::move(*chain), std::move(*key), *not_before, *not_after};
+  svid->key = *std::move(key);
+  return svid;
+}
+
+tl::expected<X509Svid, SvidError> parse_der(const std::vector<std::string> &chain_der) {
+  std::vector<X509Ptr> chain;
+  for (const std::string &der : chain_der) {
+    chain.push_back(
+        certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()}));
+    if (chain.back() == nullptr) return error("the certificate chain is not in DER");
+  }
+  return judge(std::move(chain));
+}
+
+template <typename Parse>
+tl::expected<X509Svid, SvidError> guarded(Parse attempt) {
+  const ErrorMark mark;
+  try {
+    return attempt();
+  } catch (const std::bad_alloc &) {
+    return tl::unexpected(SvidError{"out of memory"});
+  }
 }
 
 }  // namespace
 
 tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::string_view key_pem) {
-  const ErrorMark mark;
-  try {
-    return parse(chain_pem, key_pem);
-  } catch (const std::bad_alloc &) {
-    return tl::unexpected(SvidError{"out of memory"});
-  }
+  return guarded([&] { return parse(chain_pem, key_pem); });
+}
+
+tl::expected<X509Svid, SvidError> parse_svid_without_key(
+    const std::vector<std::string> &chain_der) {
+  return guarded([&] { return parse_der(chain_der); });
 }
 
 X509Svid share(const X509Svid &svid) {

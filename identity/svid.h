@@ -4,9 +4,8 @@
 #include <ctime>
 #include <string>
 #include <string_view>
-#include <vector>
-
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "identity/openssl.h"
 #include "identity/spiffe_id.h"
@@ -28,6 +27,10 @@ struct SvidError {
 // Checks that the leaf is a well-formed X.509-SVID (the leaf rules of verify.h), that the key is
 // its key, and the kinds of key allowed. Does not check dates or the path to a bundle.
 tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::string_view key_pem);
+
+// The same of a chain in DER, leaf first, for a key that is elsewhere: `key` is null and for the
+// caller to set.
+tl::expected<X509Svid, SvidError> parse_svid_without_key(const std::vector<std::string> &chain_der);
 
 // Another reference to the same certificates and key.
 X509Svid share(const X509Svid &svid);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <ctime>
 #include <exception>
+#include <new>
 
 #include "policy/load.h"
 
@@ -40,7 +41,7 @@ bool names(const Policy &policy, const std::string &name) {
 }  // namespace
 
 LivePolicy::LivePolicy(std::string file, std::vector<uid_t> owners, bool strict)
-    : file_(absolute_path(std::move(file))), owners_(std::move(owners)), strict_(strict) {}
+    : file_(file.empty() ? file : absolute_path(file)), owners_(std::move(owners)), strict_(strict) {}
 
 LivePolicy::LivePolicy(Policy first, std::vector<uid_t> owners)
     : file_(first.source.file),
@@ -59,6 +60,26 @@ void LivePolicy::adopt(std::unique_ptr<const Policy> policy) {
   generation_.fetch_add(1, std::memory_order_release);
 }
 
+// What comes from the launcher stays: see refresh().
+bool LivePolicy::take(Policy policy) {
+  const Policy *before = current();
+  policy.strict = strict_;
+  if (before != nullptr) {
+    for (const auto &pair : before->resolved) {
+      if (names(policy, pair.first)) policy.resolved.push_back(pair);
+    }
+    if (same_meaning(*before, policy)) return false;
+  }
+  adopt(std::make_unique<const Policy>(std::move(policy)));
+  return true;
+}
+
+bool LivePolicy::replace(Policy policy) try {
+  return take(std::move(policy));
+} catch (const std::bad_alloc &) {
+  return false;
+}
+
 bool LivePolicy::refresh() try {
   if (file_.empty()) return false;
   struct stat stat;
@@ -66,7 +87,6 @@ bool LivePolicy::refresh() try {
   if (::stat(file_.c_str(), &stat) == 0) now = source_of(file_, stat);
   if (now == seen_ && settled_) return false;
 
-  const Policy *before = current();
   auto loaded = load(file_, owners_);
   if (!loaded) {
     last_error_ = loaded.error().text();
@@ -79,15 +99,7 @@ bool LivePolicy::refresh() try {
   last_error_.clear();
   seen_ = loaded->source;
   settled_ = settled(seen_);
-  loaded->strict = strict_;
-  if (before != nullptr) {
-    for (const auto &pair : before->resolved) {
-      if (names(*loaded, pair.first)) loaded->resolved.push_back(pair);
-    }
-    if (same_meaning(*before, *loaded)) return false;
-  }
-  adopt(std::make_unique<const Policy>(*std::move(loaded)));
-  return true;
+  return take(*std::move(loaded));
 } catch (const std::exception &) {  // bad_alloc: nothing has changed, the next call tries again
   settled_ = false;
   return false;

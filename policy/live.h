@@ -19,7 +19,8 @@ namespace inlay::policy {
 // file that is rewritten without a change of meaning costs nothing.
 class LivePolicy {
  public:
-  // `owners` as for load(). Nothing is read before the first refresh().
+  // `owners` as for load(). Nothing is read before the first refresh(). "" follows no file: policies
+  // come by replace().
   explicit LivePolicy(std::string file, std::vector<uid_t> owners = {}, bool strict = false);
   // Begins with a policy another process read (a snapshot): refresh() follows its source.
   LivePolicy(Policy first, std::vector<uid_t> owners);
@@ -37,10 +38,13 @@ class LivePolicy {
   // but last_error(). What comes from the launcher stays in force: `strict`, and the addresses
   // resolved for names that still are in a rule.
   bool refresh();
+  // Takes what somebody else read, as refresh() takes a file. True when current() changed.
+  bool replace(Policy policy);
   // Why the newest file is not in force, one line "FILE:LINE:COLUMN: MESSAGE"; empty when it is.
   const std::string &last_error() const { return last_error_; }
 
  private:
+  bool take(Policy policy);
   void adopt(std::unique_ptr<const Policy> policy);
 
   std::string file_;

@@ -58,7 +58,9 @@ namespace inlay::policy {
   X(out_of_resources, "out-of-resources", "inlay ran out of memory, descriptors or session slots") \
   X(internal_error, "internal-error", "inlay met a state it does not know")                        \
   X(exec_unprotected, "exec-unprotected", "a program was started that the preload cannot reach")   \
-  X(policy_changed, "policy-changed", "a new policy no longer allows this open connection")
+  X(policy_changed, "policy-changed", "a new policy no longer allows this open connection")        \
+  X(agent_unavailable, "agent-unavailable", "the agent that holds this workload's key does not answer")\
+  X(agent_refused, "agent-refused", "the agent refused what this workload needs of it")
 
 enum class Reason : std::uint16_t {
 #define INLAY_REASON_ENUM(id, name, sentence) id,

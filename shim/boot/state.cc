@@ -1,10 +1,5 @@
 #include "shim/boot/state.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -16,11 +11,15 @@
 #include <utility>
 #include <vector>
 
+#include "identity/agent_address.h"
 #include "policy/live.h"
 #include "policy/snapshot.h"
 #include "shim/boot/heap.h"
 #include "shim/arena/kernel.h"
 #include "shim/boot/log.h"
+#include "shim/boot/sealed.h"
+#include "shim/session/agent_greeting.h"
+#include "shim/session/agent_link.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -28,6 +27,7 @@ namespace {
 // Made once with new and never destroyed: hooks of other threads run until the very end.
 constinit std::atomic<policy::LivePolicy *> g_live{nullptr};
 std::string *g_logged_error = nullptr;
+std::string *g_agent = nullptr;  // the path of its socket; set at boot
 
 // "FD:INODE" as the launcher wrote it; -1 when it is not that.
 int parse_snapshot(const char *text, std::uint64_t *inode) noexcept {
@@ -40,33 +40,15 @@ int parse_snapshot(const char *text, std::uint64_t *inode) noexcept {
   return errno != 0 || end == behind || *end != '\0' ? -1 : static_cast<int>(fd);
 }
 
-// A memfd nobody can change any more, made by this user or by root. The inode tells it from another
-// descriptor that took the number in a program between.
-bool is_sealed(int fd, std::uint64_t inode, std::size_t *size) noexcept {
-  constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  struct stat info {};
-  if (kernel::call(SYS_fstat, fd, kernel::word(&info)) != 0 || info.st_ino != inode ||
-      !S_ISREG(info.st_mode) || info.st_size <= 0) {
-    return false;
-  }
-  long seals = kernel::call(SYS_fcntl, fd, F_GET_SEALS);
-  if (seals < 0 || (seals & kSeals) != kSeals) return false;
-  if (info.st_uid != 0 && static_cast<long>(info.st_uid) != kernel::call(SYS_geteuid)) return false;
-  *size = static_cast<std::size_t>(info.st_size);
-  return true;
-}
-
 // Empty when there is no usable snapshot: the file is read then, so a broken one costs time only.
 std::optional<policy::Policy> from_snapshot(const char *text) {
   std::uint64_t inode = 0;
-  std::size_t size = 0;
-  int fd = parse_snapshot(text, &inode);
-  if (fd < 0 || !is_sealed(fd, inode, &size)) return std::nullopt;
-  long base = kernel::call(SYS_mmap, 0, static_cast<long>(size), PROT_READ, MAP_PRIVATE, fd, 0);
+  const int fd = parse_snapshot(text, &inode);
+  if (fd < 0) return std::nullopt;
+  const SealedMemory memory(fd, inode);
+  if (!memory) return std::nullopt;
   kernel::close(fd);
-  if (base < 0 && base > -4096) return std::nullopt;
-  auto parsed = policy::deserialize({reinterpret_cast<const char *>(base), size});
-  kernel::call(SYS_munmap, base, static_cast<long>(size));
+  auto parsed = policy::deserialize(memory.bytes());
   if (!parsed) return std::nullopt;
   return *std::move(parsed);
 }
@@ -85,7 +67,40 @@ std::vector<uid_t> parse_owners(const char *text) {
   return owners;
 }
 
+void log_unreadable(const std::string &detail) {
+  LogFields fields;
+  fields.event = policy::Event::notice;
+  fields.reason = policy::Reason::policy_unreadable;
+  fields.detail = detail;
+  log_event(fields);
+}
+
+// The agent's answer holds for the first handshakes too.
+std::unique_ptr<policy::LivePolicy> make_live_from_agent(const PolicySource &source) {
+  auto live = std::make_unique<policy::LivePolicy>("", std::vector<uid_t>{}, source.strict);
+  auto path = identity::parse_agent_address(source.file);
+  if (!path) {
+    log_unreadable(source.file + (": " + path.error()));
+    return live;
+  }
+  g_agent = new std::string(*std::move(path));
+  auto greeting = greet_agent(*g_agent);
+  if (!greeting) {
+    log_unreadable(greeting.error());
+    return live;
+  }
+  auto policy = policy::deserialize(greeting->snapshot.policy);
+  if (policy) {
+    live->replace(*std::move(policy));
+  } else {
+    log_unreadable("the agent's policy: " + std::string(policy::sentence(policy.error())));
+  }
+  seed_agent_link(*g_agent, greeting->snapshot, greeting->answer);
+  return live;
+}
+
 std::unique_ptr<policy::LivePolicy> make_live(const PolicySource &source) {
+  if (identity::is_agent_address(source.file)) return make_live_from_agent(source);
   std::vector<uid_t> owners = parse_owners(source.owners);
   std::optional<policy::Policy> first;
   if (source.snapshot != nullptr) first = from_snapshot(source.snapshot);
@@ -101,12 +116,7 @@ std::unique_ptr<policy::LivePolicy> make_live(const PolicySource &source) {
 void log_error(const policy::LivePolicy &live) {
   if (live.last_error() == *g_logged_error) return;
   *g_logged_error = live.last_error();
-  if (live.last_error().empty()) return;
-  LogFields fields;
-  fields.event = policy::Event::notice;
-  fields.reason = policy::Reason::policy_unreadable;
-  fields.detail = live.last_error();
-  log_event(fields);
+  if (!live.last_error().empty()) log_unreadable(live.last_error());
 }
 
 void follow_log_file(const policy::Policy *policy) noexcept {
@@ -128,6 +138,14 @@ std::uint64_t policy_generation() noexcept {
 std::string_view policy_error() noexcept {
   policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
   return live == nullptr ? std::string_view("out of memory") : std::string_view(live->last_error());
+}
+
+bool policy_is_the_agents() noexcept { return g_agent != nullptr; }
+const std::string &policy_agent() noexcept { return *g_agent; }
+
+void adopt_policy(policy::Policy policy) noexcept {
+  policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
+  if (live != nullptr && live->replace(std::move(policy))) follow_log_file(live->current());
 }
 
 bool refresh_policy() noexcept try {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "policy/policy.h"
@@ -22,8 +23,15 @@ bool refresh_policy() noexcept;
 // caller as refresh_policy().
 std::string_view policy_error() noexcept;
 
+// Whether INLAY_CONFIG names an agent, whose snapshots hold the policy, and the path of its socket.
+// Any thread.
+bool policy_is_the_agents() noexcept;
+const std::string &policy_agent() noexcept;
+// A new one of the agent's. Same caller as refresh_policy().
+void adopt_policy(policy::Policy policy) noexcept;
+
 struct PolicySource {
-  const char *file;      // INLAY_CONFIG
+  const char *file;      // INLAY_CONFIG: a file, or the address of an agent
   const char *snapshot;  // INLAY_SNAPSHOT, "FD:INODE" of the launcher's sealed memfd, or null
   const char *owners;    // INLAY_CONFIG_OWNER, further uids that may own the file, "1,2", or null
   bool strict;

@@ -15,6 +15,7 @@
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/session/agent_link.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
@@ -39,6 +40,7 @@ void unlink_task(Task &task) noexcept {
 void delete_task(Task *task) noexcept {
   g_helper.half_open.remove(*task);
   unlink_task(*task);
+  forget_signature(*task);
   delete task;
 }
 
@@ -169,6 +171,8 @@ Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
     case HandshakeStep::wants_write:
       arm(task, fd, EPOLLOUT | EPOLLRDHUP);
       return Next::keep;
+    case HandshakeStep::wants_agent:
+      return Next::keep;
     case HandshakeStep::established:
       task.handshake.reset();
       g_helper.half_open.remove(task);
@@ -193,6 +197,10 @@ Next attend_established(Slot &slot, int fd, Task &task) noexcept {
   }
   if (pushed == Push::failed) fail_closed(slot, fd, policy::Reason::reset_by_peer);
   return Next::end;
+}
+
+bool has_deadline(const Task &task) noexcept {
+  return task.handshake != nullptr || task.agent_since_ns != 0;
 }
 
 }  // namespace
@@ -265,7 +273,7 @@ std::int64_t check_deadlines() noexcept {
       continue;
     }
     if (task->poll_at_ns != 0 && task->poll_at_ns <= now) attend(slot);
-    if (local(slot).task == task && task->handshake != nullptr && deadline_left(*task, now) <= 0) {
+    if (local(slot).task == task && has_deadline(*task) && deadline_left(*task, now) <= 0) {
       bool passed = false;
       {
         Locked life(slot.life_lock);
@@ -276,7 +284,7 @@ std::int64_t check_deadlines() noexcept {
     }
     if (local(slot).task == task) {
       if (task->poll_at_ns != 0) due_in(task->poll_at_ns - now);
-      if (task->handshake != nullptr) due_in(deadline_left(*task, now));
+      if (has_deadline(*task)) due_in(deadline_left(*task, now));
     }
     task = following;
   }

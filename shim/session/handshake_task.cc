@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
+#include "shim/session/agent_link.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/runtime.h"
@@ -19,6 +21,7 @@ namespace {
 using policy::Direction;
 using policy::Event;
 using policy::Reason;
+using Progress = tls::Handshake::Progress;
 
 Reason reason_of(identity::VerifyError error) noexcept {
   using E = identity::VerifyError;
@@ -69,6 +72,8 @@ Reason reason_of(const tls::HandshakeFailure &failure, Reason judged) noexcept {
       return Reason::record_overflow;
     case E::own_svid_expired:
       return Reason::svid_expired;
+    case E::no_signature:
+      return Reason::agent_refused;
     case E::protocol:
       return Reason::protocol_violation;
     default:
@@ -100,21 +105,24 @@ bool decide_again(Slot &slot, int fd, const policy::Policy &policy) noexcept {
   return false;
 }
 
-bool begin(Slot &slot, int fd, Task &task) {
-  const char *why = "";
-  auto credentials = current_credentials(&why);
-  if (credentials == nullptr) {
-    fail_closed(slot, fd, Reason::identity_unreadable, why);
-    return false;
+enum class Begun : std::uint8_t { yes, waits, failed };
+
+Begun begin(Slot &slot, int fd, Task &task) {
+  OwnIdentity own = current_identity();
+  if (own.credentials == nullptr) {
+    if (own.pending) return Begun::waits;
+    fail_closed(slot, fd, own.reason, own.why);
+    return Begun::failed;
   }
+  task.key = own.key;
   bool inbound = slot.direction == Direction::inbound;
   const policy::Policy *policy = local(slot).policy;
   if (inbound || policy == nullptr) policy = current_policy();
   if (policy == nullptr) {
     fail_closed(slot, fd, Reason::policy_unreadable);
-    return false;
+    return Begun::failed;
   }
-  if (inbound && local(slot).policy != policy && !decide_again(slot, fd, *policy)) return false;
+  if (inbound && local(slot).policy != policy && !decide_again(slot, fd, *policy)) return Begun::failed;
   std::uint32_t rule = slot.rule;
   auto judge = [policy, inbound, rule, &task](const identity::SpiffeId &peer) {
     std::string_view uri = peer.uri();
@@ -125,13 +133,13 @@ bool begin(Slot &slot, int fd, Task &task) {
                           : policy::judge_outbound_peer(*policy, rule, peer);
     return task.judged == Reason::allowed;
   };
-  task.handshake = tls::Handshake::start(std::move(credentials),
+  task.handshake = tls::Handshake::start(std::move(own.credentials),
                                          inbound ? tls::Role::server : tls::Role::client, judge);
   if (task.handshake == nullptr) {
     fail_closed(slot, fd, Reason::out_of_resources, "no memory for a handshake");
-    return false;
+    return Begun::failed;
   }
-  return true;
+  return Begun::yes;
 }
 
 // 0, EAGAIN, or what broke the connection.
@@ -221,17 +229,45 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
   return HandshakeStep::established;
 }
 
+// It waits, from now on or still.
+HandshakeStep wait_for_agent(Task &task) noexcept {
+  if (task.agent_since_ns == 0) task.agent_since_ns = monotonic_ns();
+  return HandshakeStep::wants_agent;
+}
+
+// What the agent's answer makes of it. The request is made, if it is not under way yet.
+Progress go_on_with_signature(Task &task) {
+  task.wants_signature = true;
+  if (!task.signature) {
+    if (task.signature_request == 0) ask_for_signature(task);
+    return Progress::need_signature;
+  }
+  task.wants_signature = false;
+  auto progress = task.handshake->supply_signature(*std::exchange(task.signature, std::nullopt),
+                                                   std::move(task.no_signature), task.output);
+  if (progress != Progress::need_signature) task.agent_since_ns = 0;
+  return progress;
+}
+
 HandshakeStep step(Slot &slot, int fd, Task &task) {
+  Progress progress = Progress::need_input;
+  std::size_t consumed = 0;
   if (task.handshake == nullptr) {
-    if (!begin(slot, fd, task)) return HandshakeStep::failed;
+    Begun begun = begin(slot, fd, task);
+    if (begun == Begun::waits) return wait_for_agent(task);
+    if (begun == Begun::failed) return HandshakeStep::failed;
+    task.agent_since_ns = 0;
     if (slot.direction == Direction::outbound) {
-      std::size_t consumed = 0;
-      if (task.handshake->advance({}, consumed, task.output) == tls::Handshake::Progress::failed) {
-        return fail(slot, fd, task);
-      }
+      progress = task.handshake->advance({}, consumed, task.output);
     }
+  } else if (task.wants_signature) {
+    progress = go_on_with_signature(task);
   }
   for (;;) {
+    if (progress == Progress::need_signature) progress = go_on_with_signature(task);
+    if (progress == Progress::need_signature) return wait_for_agent(task);
+    if (progress == Progress::failed) return fail(slot, fd, task);
+    if (progress == Progress::finished) return finish(slot, fd, task);
     int error = send_output(fd, task);
     if (error == EAGAIN) return HandshakeStep::wants_write;
     if (error != 0) {
@@ -245,13 +281,8 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
       fail_closed(slot, fd, got == 0 ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
       return HandshakeStep::failed;
     }
-    std::size_t consumed = 0;
-    auto progress = task.handshake->advance(task.input, consumed, task.output);
+    progress = task.handshake->advance(task.input, consumed, task.output);
     task.input.clear();
-    if (progress == tls::Handshake::Progress::failed) return fail(slot, fd, task);
-    if (progress == tls::Handshake::Progress::finished) {
-      return finish(slot, fd, task);
-    }
   }
 }
 
@@ -271,6 +302,7 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
   const policy::Policy *policy = current_policy();
   std::int64_t limit =
       std::int64_t{policy != nullptr ? policy->defaults.handshake_timeout_ms : 5000} * 1'000'000;
+  if (task.agent_since_ns != 0 && task.first_byte_ns == 0) return task.agent_since_ns + limit - now_ns;
   std::int64_t from = task.first_byte_ns != 0 ? task.first_byte_ns : task.started_ns;
   bool closed = local(*task.slot).hidden;  // nobody but this waits for a silent peer
   if (task.first_byte_ns == 0 && task.waiting_logged && !closed) return INT64_MAX / 2;
@@ -278,6 +310,10 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
 }
 
 bool deadline_passed(Slot &slot, int fd, Task &task) noexcept {
+  if (task.agent_since_ns != 0) {
+    fail_closed(slot, fd, Reason::agent_unavailable, agent_trouble());
+    return true;
+  }
   if (task.first_byte_ns == 0 && !local(slot).hidden) {
     task.waiting_logged = true;
     report(&slot, fd, Event::notice, Reason::handshake_waiting, "");

@@ -1,8 +1,11 @@
 // The helper's work on one session, and the handshake it drives. The helper thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "shim/arena/slot.h"
@@ -25,11 +28,25 @@ struct Task : HalfOpenEntry {
   std::vector<std::uint8_t> output;  // not taken by the kernel yet
   std::size_t output_sent = 0;
   policy::Reason judged = policy::Reason::none;
+  // With an agent (agent_link.h).
+  std::int64_t agent_since_ns = 0;  // it waits for the agent since then; 0 = it does not
+  std::array<std::uint8_t, 32> key{};  // what it signs with
+  bool wants_signature = false;
+  std::uint32_t signature_request = 0;  // under way
+  std::optional<std::vector<std::uint8_t>> signature;  // the answer; empty: none, and why
+  std::string no_signature;
   Task *next = nullptr;
   Task *previous = nullptr;
 };
 
-enum class HandshakeStep : std::uint8_t { wants_read, wants_write, established, failed };
+// wants_agent: it goes on when the agent has answered (notify_helper).
+enum class HandshakeStep : std::uint8_t {
+  wants_read,
+  wants_write,
+  wants_agent,
+  established,
+  failed
+};
 
 // Moves the handshake on as far as it goes without waiting. The slot's life_lock is held.
 HandshakeStep step_handshake(Slot &slot, int fd, Task &task) noexcept;

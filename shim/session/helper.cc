@@ -19,6 +19,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
+#include "shim/session/agent_link.h"
 #include "shim/session/fork.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
@@ -45,7 +46,9 @@ void sleep_until_work(std::int64_t at_most) noexcept {
   Locked working(g_helper.work_lock);
   for (long i = 0; i < count; ++i) {
     auto *slot = static_cast<Slot *>(events[i].data.ptr);
-    if (slot != nullptr) {
+    if (events[i].data.ptr == agent_link_tag()) {
+      attend_agent_link();
+    } else if (slot != nullptr) {
       attend(*slot);
     } else {
       std::uint64_t drained;
@@ -80,6 +83,8 @@ void *run(void *) noexcept {
       take_inbox();
       next_in = check_deadlines();
       watching = watch_policy();
+      std::int64_t agent_in = agent_link_due(monotonic_ns(), watching);
+      if (agent_in >= 0 && (next_in < 0 || agent_in < next_in)) next_in = agent_in;
     }
     bool idle = g_helper.tasks == nullptr && !watching &&
                 !g_helper.stays.load(std::memory_order_relaxed);
@@ -124,6 +129,12 @@ bool start_thread() noexcept {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   return error == 0;
+}
+
+void wake() noexcept {
+  if (!g_helper.sleeping.load(std::memory_order_seq_cst)) return;
+  std::uint64_t one = 1;
+  kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
 }
 
 }  // namespace
@@ -187,10 +198,15 @@ void notify_helper(Slot &slot) noexcept {
       fail_closed(slot, static_cast<int>(mine.descriptor) - 1, policy::Reason::out_of_resources,
                   "the helper thread cannot be started");
     }
-  } else if (g_helper.sleeping.load(std::memory_order_seq_cst)) {
-    std::uint64_t one = 1;
-    kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
+  } else {
+    wake();
   }
+  errno = saved;
+}
+
+void wake_helper() noexcept {
+  const int saved = errno;
+  if (!boot::sandboxed() && !in_foreign_process() && ensure_running()) wake();
   errno = saved;
 }
 

@@ -6,6 +6,7 @@
 
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/session/agent_link.h"
 #include "shim/session/fork.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
@@ -15,6 +16,7 @@
 namespace inlay::shim {
 
 void close_descriptors() noexcept {
+  close_agent_link();
   close_own(g_helper.epoll);
   close_own(g_helper.wake);
   g_helper.epoll = -1;
@@ -101,6 +103,7 @@ void helper_after_fork_child() noexcept {
   g_helper.thread.store(0, std::memory_order_relaxed);
   g_helper.tasks = nullptr;  // the parent's
   g_helper.half_open.forget();
+  forget_agent_link();
   g_helper.epoll = -1;  // closed with inlay's other descriptors: they are the parent's
   g_helper.wake = -1;
 }

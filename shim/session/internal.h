@@ -95,6 +95,8 @@ bool queue_control(Slot &slot, tls::ContentType type, std::span<const std::uint8
 
 // The session has something the helper must see to: a handshake, early data, a tail. Lock-free.
 void notify_helper(Slot &slot) noexcept;
+// There is something for it that is of no session (agent_link.h). Any thread.
+void wake_helper() noexcept;
 // A process with an established session has a helper that follows the policy. One load when it runs.
 void keep_watch() noexcept;
 // Takes an inbound session nobody has touched yet: this process becomes its owner.

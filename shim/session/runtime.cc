@@ -7,6 +7,7 @@
 #include "shim/arena/arena.h"
 #include "shim/boot/log.h"
 #include "shim/boot/state.h"
+#include "shim/session/agent_link.h"
 #include "shim/session/helper.h"
 
 namespace inlay::shim {
@@ -61,11 +62,15 @@ void refresh(Identity &identity) {
 
 }  // namespace
 
-const policy::Policy *current_policy() noexcept { return boot::policy(); }
+const policy::Policy *current_policy() noexcept {
+  const policy::Policy *policy = boot::policy();
+  if (policy == nullptr && boot::policy_is_the_agents()) want_agent_policy();
+  return policy;
+}
 
 void remember_identity() noexcept {
   const policy::Policy *policy = current_policy();
-  if (policy == nullptr) return;
+  if (policy == nullptr || !policy->identity.agent.empty()) return;
   try {
     g_identity = new Identity(paths_of(*policy));
     g_identity_policy = policy;
@@ -75,13 +80,16 @@ void remember_identity() noexcept {
   }
 }
 
-std::shared_ptr<const tls::Credentials> current_credentials(const char **why) noexcept {
-  const policy::Policy *policy = current_policy();
-  if (policy == nullptr) {
-    *why = "no configuration";
-    return nullptr;
-  }
+OwnIdentity current_identity() noexcept {
+  OwnIdentity own;
+  own.reason = policy::Reason::identity_unreadable;
   try {
+    const policy::Policy *policy = current_policy();
+    if (policy == nullptr) {
+      own.reason = policy::Reason::policy_unreadable;
+      return own;
+    }
+    if (!policy->identity.agent.empty()) return agent_identity(policy->identity.agent);
     if (g_identity == nullptr || g_identity_policy->identity != policy->identity) {
       delete g_identity;
       g_identity = nullptr;
@@ -89,12 +97,12 @@ std::shared_ptr<const tls::Credentials> current_credentials(const char **why) no
       g_identity_policy = policy;
     }
     refresh(*g_identity);
-    *why = g_identity->error.c_str();
-    return g_identity->credentials;
+    own.why = g_identity->error;
+    own.credentials = g_identity->credentials;
   } catch (...) {
-    *why = "out of memory";
-    return nullptr;
+    own.reason = policy::Reason::out_of_resources;
   }
+  return own;
 }
 
 }  // namespace inlay::shim

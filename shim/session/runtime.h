@@ -2,12 +2,24 @@
 // identity handshakes use.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "policy/policy.h"
 #include "tls/handshake.h"
 
 namespace inlay::shim {
+
+struct OwnIdentity {
+  std::shared_ptr<const tls::Credentials> credentials;
+  std::array<std::uint8_t, 32> key{};  // what the agent signs with; of credentials from an agent
+  // Without credentials: the agent has been asked (agent_link.h), or why there are none.
+  bool pending = false;
+  policy::Reason reason = policy::Reason::none;
+  std::string why;
+};
 
 // The policy in force, looked at anew at most once a second; null when none was ever readable: then
 // every connection fails closed. Lock-free; the result stays valid for the life of the process.
@@ -17,9 +29,8 @@ const policy::Policy *current_policy() noexcept;
 // and drop their user before their first connection.
 void remember_identity() noexcept;
 
-// What handshakes use now; null with a one-line reason when the identity cannot be used. The helper
-// thread only. Looks for replaced files at most once a second.
-std::shared_ptr<const tls::Credentials> current_credentials(const char **why) noexcept;
+// What handshakes use now. The helper thread only. Looks for replaced files at most once a second.
+OwnIdentity current_identity() noexcept;
 
 // Outbound decision for `remote`, with what the process resolved and who calls.
 policy::Decision decide_outbound(const policy::Policy &policy, const policy::Endpoint &remote,

@@ -167,6 +167,20 @@ TEST_CASE("T53 readers see whole policies while they are swapped") {
   CHECK(live.generation() == 201);
 }
 
+TEST_CASE("a policy handed over is in force as one from a file would be") {
+  LivePolicy live("", {}, true);
+  CHECK_FALSE(live.refresh());
+  CHECK(live.current() == nullptr);
+  CHECK(live.replace(sample::good(sample::with_defaults("plaintext", "deny"))));
+  REQUIRE(live.current() != nullptr);
+  CHECK(live.current()->strict);  // the launcher's word stays
+  CHECK_FALSE(live.replace(sample::good(sample::with_defaults("plaintext", "deny"))));
+  CHECK(live.generation() == 1);
+  CHECK(live.replace(sample::good(sample::with_defaults("deny", "deny"))));
+  CHECK(live.generation() == 2);
+  CHECK_FALSE(live.refresh());
+}
+
 TEST_CASE("a relative name is the file of the moment it was given") {
   TemporaryFolder folder;
   folder.replace("inlay.toml", with_port(1));

@@ -1,0 +1,370 @@
+#include "shim/session/agent_link.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <unordered_map>
+#include <utility>
+
+#include "identity/certificate.h"
+#include "policy/snapshot.h"
+#include "shim/arena/kernel.h"
+#include "shim/boot/log.h"
+#include "shim/boot/sandbox.h"
+#include "shim/boot/sealed.h"
+#include "shim/boot/state.h"
+#include "shim/session/agent_connection.h"
+#include "shim/session/agent_material.h"
+#include "shim/session/helper.h"
+#include "shim/session/helper_state.h"
+#include "shim/session/internal.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+using identity::AgentFrame;
+using policy::Reason;
+
+constexpr std::int64_t kRetryFirstNs = 20'000'000;  // after losing the agent: back-off
+constexpr std::int64_t kRetryLastNs = 1'000'000'000;
+constexpr std::int64_t kAskAgainNs = 1'000'000'000;  // after a refusal, and for a policy
+
+struct Link {
+  std::string socket;
+  AgentConnection connection;
+  bool attached = false;             // the agent has said on this connection who this process is
+  std::uint32_t attach_request = 0;  // under way
+  std::int64_t retry_at_ns = 0;      // not before
+  std::int64_t retry_after_ns = 0;   // the back-off
+  std::string trouble;               // why there is no answer
+  identity::SnapshotAnswer known;    // of what follows
+  std::shared_ptr<const tls::Credentials> credentials;
+  std::array<std::uint8_t, 32> key{};
+  Reason reason = Reason::none;  // why there are none though the agent has answered
+  std::string why;
+  std::unordered_map<std::uint32_t, Task *> signatures;  // by request
+};
+
+// The helper's; made on first use and never destroyed.
+Link *g_link = nullptr;
+std::atomic<bool> g_policy_wanted{false};
+std::atomic<std::int64_t> g_policy_wanted_ns{0};
+
+bool waits_for_identity(const Task &task) noexcept {
+  return task.agent_since_ns != 0 && task.handshake == nullptr;
+}
+
+void lose(Link &link, std::string trouble) {
+  link.connection.close();
+  link.attached = false;
+  link.attach_request = 0;
+  link.trouble = link.socket + ": " + std::move(trouble);
+  link.retry_after_ns = std::clamp(link.retry_after_ns * 2, kRetryFirstNs, kRetryLastNs);
+  link.retry_at_ns = monotonic_ns() + link.retry_after_ns;
+  for (auto &[request, task] : link.signatures) task->signature_request = 0;
+  link.signatures.clear();
+}
+
+// Sends what there is to send, and has the helper woken by what comes.
+void arm(Link &link) {
+  if (!link.connection.flush()) return lose(link, "the agent has gone");
+  epoll_event event{};
+  event.events = EPOLLIN | (link.connection.wants_write() ? EPOLLOUT : 0u);
+  event.data.ptr = agent_link_tag();
+  const int fd = link.connection.fd();
+  if (kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event)) ==
+      -ENOENT) {
+    kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_ADD, fd, kernel::word(&event));
+  }
+}
+
+void attach(Link &link) {
+  link.attach_request = request_attach(link.connection, link.known);
+  arm(link);
+}
+
+// Goes on towards an answer, as far as the back-off lets it.
+void pursue(Link &link) {
+  if (link.attached || link.attach_request != 0 || monotonic_ns() < link.retry_at_ns) return;
+  if (!link.connection.is_open()) {
+    // New kinds of system calls may end a program that is under a filter of its own.
+    if (boot::sandboxed()) return lose(link, "the program's seccomp filter leaves no way to it");
+    if (const int error = link.connection.open(link.socket.c_str())) {
+      return lose(link, describe_agent_error(error));
+    }
+  }
+  attach(link);
+}
+
+// The link to the agent at `socket`: a configuration may name another one than before.
+Link &link_to(const std::string &socket) {
+  if (g_link != nullptr && g_link->socket != socket) {
+    for (auto &[request, task] : g_link->signatures) task->signature_request = 0;
+    delete std::exchange(g_link, nullptr);
+  }
+  if (g_link == nullptr) {
+    g_link = new Link;
+    g_link->socket = socket;
+  }
+  return *g_link;
+}
+
+void send_signature_request(Link &link, Task &task) {
+  const tls::SignatureRequest &wanted = task.handshake->signature_request();
+  const std::size_t fixed = identity::kSignaturePadding + sizeof identity::kServerContext;
+  identity::SignRequest request;
+  request.key = task.key;
+  request.scheme = wanted.scheme;
+  request.hash_length = static_cast<std::uint32_t>(wanted.input.size() - fixed);
+  task.signature_request =
+      link.connection.request(AgentFrame::sign, bytes_of(request), wanted.input);
+  if (task.signature_request != 0) link.signatures[task.signature_request] = &task;
+  arm(link);
+}
+
+// The agent has answered: whoever waits goes on.
+void answered(Link &link) {
+  link.attach_request = 0;
+  link.trouble.clear();
+  for (Task *task = g_helper.tasks; task != nullptr; task = task->next) {
+    if (waits_for_identity(*task)) notify_helper(*task->slot);
+    if (task->wants_signature && !task->signature && task->signature_request == 0) {
+      send_signature_request(link, *task);
+    }
+  }
+}
+
+void log_trouble(Reason reason, const std::string &detail) {
+  boot::LogFields fields;
+  fields.reason = reason;
+  fields.detail = detail;
+  boot::log_event(fields);
+}
+
+void adopt_policy(const std::string &block) {
+  if (!boot::policy_is_the_agents()) return;
+  auto policy = policy::deserialize(block);
+  if (policy) {
+    boot::adopt_policy(*std::move(policy));
+  } else {
+    log_trouble(Reason::policy_unreadable,
+                "the agent's policy: " + std::string(policy::sentence(policy.error())));
+  }
+}
+
+void adopt(Link &link, const identity::AgentSnapshot &snapshot,
+           const identity::SnapshotAnswer &answer) {
+  link.known = answer;
+  link.credentials.reset();
+  link.reason = Reason::agent_refused;
+  adopt_policy(snapshot.policy);
+  auto material = material_of(snapshot);
+  if (!material) {
+    link.why = material.error();
+    return log_trouble(link.reason, link.why);
+  }
+  auto credentials =
+      tls::Credentials::make(std::make_shared<const identity::Material>(*std::move(material)));
+  if (!credentials) {
+    link.why = credentials.error();
+    return log_trouble(link.reason, link.why);
+  }
+  link.key = identity::public_key_digest((*credentials)->material().svid.chain.front().get());
+  link.credentials = *std::move(credentials);
+  link.reason = Reason::none;
+  link.why.clear();
+  const std::string &id = link.credentials->material().svid.id.uri();
+  boot::log_own_id(id);
+  note_own_id(id);
+}
+
+void take_snapshot(Link &link, const AgentFrameBody &frame) {
+  identity::SnapshotAnswer answer;
+  const boot::SealedMemory memory(frame.fd, 0);
+  if (frame.bytes.size() < sizeof answer || !memory) {
+    // Under a filter of the program's own the descriptor is not taken: what was known stays.
+    if (boot::sandboxed() && link.credentials != nullptr) return;
+    return lose(link, "the agent sent no snapshot");
+  }
+  std::memcpy(&answer, frame.bytes.data(), sizeof answer);
+  auto snapshot = identity::parse_agent_snapshot(memory.bytes());
+  if (!snapshot) return lose(link, "the agent sent " + snapshot.error());
+  adopt(link, *snapshot, answer);
+  link.attached = true;
+  link.retry_after_ns = 0;
+  answered(link);
+}
+
+void refuse_attach(Link &link, const AgentFrameBody &frame) {
+  link.credentials.reset();
+  link.known = {};
+  link.reason = Reason::agent_refused;
+  link.why = refusal_text(frame);
+  link.retry_at_ns = monotonic_ns() + kAskAgainNs;
+  log_trouble(link.reason, link.why);
+  answered(link);
+}
+
+void take_signature(Link &link, AgentFrameBody &frame) {
+  const auto found = link.signatures.find(frame.header.request);
+  if (found == link.signatures.end()) return;  // of a handshake given up meanwhile
+  Task &task = *found->second;
+  link.signatures.erase(found);
+  task.signature_request = 0;
+  if (frame.header.frame == AgentFrame::signature) {
+    task.signature = std::move(frame.bytes);
+  } else {
+    task.signature.emplace();
+    task.no_signature = refusal_text(frame);
+  }
+  notify_helper(*task.slot);
+}
+
+void take_frame(Link &link, AgentFrameBody &frame) {
+  const bool for_attach = frame.header.request == 0 || frame.header.request == link.attach_request;
+  switch (frame.header.frame) {
+    case AgentFrame::snapshot:
+      return take_snapshot(link, frame);
+    case AgentFrame::unchanged:
+      link.attached = true;
+      link.retry_after_ns = 0;
+      return answered(link);
+    case AgentFrame::refused:
+      return for_attach ? refuse_attach(link, frame) : take_signature(link, frame);
+    case AgentFrame::signature:
+      return take_signature(link, frame);
+    default:
+      return lose(link, "the agent sent what this version of inlay does not know");
+  }
+}
+
+void take_all(Link &link) {
+  for (;;) {
+    AgentFrameBody frame;
+    switch (link.connection.receive(frame)) {
+      case AgentConnection::Got::nothing:
+        return arm(link);
+      case AgentConnection::Got::gone:
+        lose(link, "the agent has gone");
+        // Its successor listens already where the socket outlives the agent.
+        link.retry_at_ns = 0;
+        return;
+      case AgentConnection::Got::frame:
+        take_frame(link, frame);
+        if (frame.fd >= 0) kernel::close(frame.fd);
+        break;
+    }
+    if (!link.connection.is_open()) return;
+  }
+}
+
+bool somebody_waits() noexcept {
+  for (const Task *task = g_helper.tasks; task != nullptr; task = task->next) {
+    if (task->agent_since_ns != 0) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+OwnIdentity agent_identity(const std::string &socket) {
+  Link &link = link_to(socket);
+  pursue(link);
+  OwnIdentity identity;
+  if (link.credentials != nullptr) {
+    identity.credentials = link.credentials;
+    identity.key = link.key;
+  } else if (link.reason != Reason::none && link.attach_request == 0) {
+    identity.reason = link.reason;
+    identity.why = link.why;
+  } else {
+    identity.pending = true;
+  }
+  return identity;
+}
+
+void ask_for_signature(Task &task) {
+  Link &link = *g_link;  // the handshake's identity came from it
+  if (link.attached && task.signature_request == 0) return send_signature_request(link, task);
+  pursue(link);
+}
+
+void forget_signature(Task &task) noexcept {
+  if (task.signature_request != 0) g_link->signatures.erase(task.signature_request);
+}
+
+std::string agent_trouble() {
+  if (g_link == nullptr || g_link->attached) return {};
+  return g_link->trouble.empty() ? g_link->socket + ": no answer yet" : g_link->trouble;
+}
+
+void attend_agent_link() noexcept {
+  if (g_link == nullptr) return;
+  try {
+    take_all(*g_link);
+  } catch (...) {  // no memory for a frame: its end is not known any more
+    g_link->connection.close();
+    g_link->attached = false;
+    g_link->attach_request = 0;
+  }
+}
+
+void *agent_link_tag() noexcept {
+  static constinit char tag = 0;
+  return &tag;
+}
+
+std::int64_t agent_link_due(std::int64_t now_ns, bool watching) noexcept {
+  const bool policy_wanted = g_policy_wanted.exchange(false, std::memory_order_acq_rel);
+  if (g_link == nullptr && !policy_wanted) return -1;
+  try {
+    Link &link = policy_wanted ? link_to(boot::policy_agent()) : *g_link;
+    if (link.attached || link.attach_request != 0) return -1;
+    if (!policy_wanted && !watching && !somebody_waits()) return -1;
+    pursue(link);
+    if (link.attached || link.attach_request != 0) return -1;
+    return std::max<std::int64_t>(link.retry_at_ns - now_ns, 0);
+  } catch (...) {
+    return kRetryLastNs;
+  }
+}
+
+void close_agent_link() noexcept {
+  if (g_link == nullptr) return;
+  g_link->connection.close();
+  g_link->attached = false;
+  g_link->attach_request = 0;
+  for (auto &[request, task] : g_link->signatures) task->signature_request = 0;
+  g_link->signatures.clear();
+}
+
+void forget_agent_link() noexcept {
+  if (g_link == nullptr) return;
+  g_link->connection.forget();
+  g_link->attached = false;
+  g_link->attach_request = 0;
+  g_link->signatures.clear();
+}
+
+void seed_agent_link(const std::string &socket, const identity::AgentSnapshot &snapshot,
+                     const identity::SnapshotAnswer &answer) noexcept try {
+  Link &link = link_to(socket);
+  adopt(link, snapshot, answer);
+} catch (...) {
+  // Out of memory: the first handshake asks the agent.
+}
+
+void want_agent_policy() noexcept {
+  const std::int64_t now = monotonic_ns();
+  std::int64_t last = g_policy_wanted_ns.load(std::memory_order_relaxed);
+  if (last != 0 && now - last < kAskAgainNs) return;
+  if (!g_policy_wanted_ns.compare_exchange_strong(last, now, std::memory_order_relaxed)) return;
+  g_policy_wanted.store(true, std::memory_order_release);
+  wake_helper();
+}
+
+}  // namespace inlay::shim

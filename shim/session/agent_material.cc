@@ -1,0 +1,35 @@
+#include "shim/session/agent_material.h"
+
+#include "identity/certificate.h"
+#include "tls/remote_key.h"
+
+namespace inlay::shim {
+namespace {
+
+tl::unexpected<std::string> error(std::string message) {
+  return tl::unexpected(std::move(message));
+}
+
+}  // namespace
+
+tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot) {
+  if (snapshot.svid.empty()) return error(snapshot.why_no_svid);
+  auto svid = identity::parse_svid_without_key(snapshot.svid);
+  if (!svid) return error("the agent's SVID: " + svid.error().message);
+  svid->key = tls::make_remote_key(X509_get0_pubkey(svid->chain.front().get()));
+  if (svid->key == nullptr) return error("the agent's SVID: a key that cannot be used");
+  identity::BundleSet bundles;
+  for (const auto &[trust_domain, authorities] : snapshot.bundles) {
+    identity::Bundle &bundle = bundles[trust_domain];
+    for (const std::string &der : authorities) {
+      auto authority = identity::certificate_from_der(
+          {reinterpret_cast<const unsigned char *>(der.data()), der.size()});
+      // Half a bundle would look like a revocation of the other half.
+      if (authority == nullptr) return error("the agent's bundle of " + trust_domain + ": not DER");
+      bundle.authorities.push_back(std::move(authority));
+    }
+  }
+  return identity::Material{*std::move(svid), std::move(bundles), 0};
+}
+
+}  // namespace inlay::shim
