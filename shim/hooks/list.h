@@ -165,6 +165,14 @@
   X(names, watch, int, getaddrinfo_a,                                                              \
     (int mode, struct gaicb *requests[], int count, struct sigevent *event),                       \
     "the addresses of a name")                                                                     \
+  X(names, watch, int, getnameinfo, (const struct sockaddr *address, socklen_t length, char        \
+    *host, socklen_t host_length, char *service, socklen_t service_length, int flags), "not        \
+    over TCP, unless in the clear by policy")                                                      \
+  X(names, watch, struct hostent *, gethostbyaddr, (const void *address, socklen_t length,         \
+    int family), "not over TCP, unless in the clear by policy")                                    \
+  X(names, watch, int, gethostbyaddr_r, (const void *address, socklen_t length, int family,        \
+    struct hostent *entry, char *buffer, size_t size, struct hostent **result, int *error),        \
+    "not over TCP, unless in the clear by policy")                                                 \
   X(names, watch, int, gai_error, (struct gaicb * request), "the addresses of a name")             \
   X(names, watch, struct hostent *, gethostbyname, (const char *name),                             \
     "the addresses of a name")                                                                     \
@@ -178,6 +186,47 @@
     (const char *name, int family, struct hostent *entry, char *buffer, size_t length,             \
      struct hostent **result, int *error),                                                         \
     "the addresses of a name")                                                                     \
+  X(resolver, refuse, int, res_query, (const char *name, int kind, int type, unsigned char         \
+    *answer, int size), "over TCP, unless in the clear by policy")                                 \
+  X(resolver, refuse, int, __res_query, (const char *name, int kind, int type, unsigned char       \
+    *answer, int size), "over TCP, unless in the clear by policy")                                 \
+  X(resolver, refuse, int, res_search, (const char *name, int kind, int type, unsigned char        \
+    *answer, int size), "over TCP, unless in the clear by policy")                                 \
+  X(resolver, refuse, int, __res_search, (const char *name, int kind, int type, unsigned           \
+    char *answer, int size), "over TCP, unless in the clear by policy")                            \
+  X(resolver, refuse, int, res_querydomain, (const char *name, const char *domain, int kind,       \
+    int type, unsigned char *answer, int size), "over TCP, unless in the clear by policy")         \
+  X(resolver, refuse, int, __res_querydomain, (const char *name, const char *domain, int           \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
+    policy")                                                                                       \
+  X(resolver, refuse, int, res_send, (const unsigned char *query, int length, unsigned char        \
+    *answer, int size), "over TCP, unless in the clear by policy")                                 \
+  X(resolver, refuse, int, __res_send, (const unsigned char *query, int length, unsigned           \
+    char *answer, int size), "over TCP, unless in the clear by policy")                            \
+  X(resolver, refuse, int, res_nquery, (struct __res_state *state, const char *name, int           \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
+    policy")                                                                                       \
+  X(resolver, refuse, int, __res_nquery, (struct __res_state *state, const char *name, int         \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
+    policy")                                                                                       \
+  X(resolver, refuse, int, res_nsearch, (struct __res_state *state, const char *name, int          \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
+    policy")                                                                                       \
+  X(resolver, refuse, int, __res_nsearch, (struct __res_state *state, const char *name, int        \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
+    policy")                                                                                       \
+  X(resolver, refuse, int, res_nquerydomain, (struct __res_state *state, const char *name,         \
+    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP,           \
+    unless in the clear by policy")                                                                \
+  X(resolver, refuse, int, __res_nquerydomain, (struct __res_state *state, const char *name,       \
+    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP,           \
+    unless in the clear by policy")                                                                \
+  X(resolver, refuse, int, res_nsend, (struct __res_state *state, const unsigned char              \
+    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by        \
+    policy")                                                                                       \
+  X(resolver, refuse, int, __res_nsend, (struct __res_state *state, const unsigned char            \
+    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by        \
+    policy")                                                                                       \
   X(process, watch, void, _exit, (int status), "flushes what connections owe")                     \
   X(process, watch, void, _Exit, (int status), "flushes what connections owe")                     \
   X(process, watch, int, execve,                                                                   \

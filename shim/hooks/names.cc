@@ -1,11 +1,12 @@
 // Name look-ups: what the process resolved lets policy match names. The look-ups themselves are
-// the C library's own and stay as they are.
+// the C library's own; of its sockets see session/name_servers.h.
 
 #include <netinet/in.h>
 
 #include <cstring>
 
 #include "shim/hooks/hook.h"
+#include "shim/session/name_servers.h"
 
 using namespace inlay::shim;
 
@@ -47,13 +48,36 @@ extern "C" {
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
                 struct addrinfo **result) {
+  NameServers servers;
   int error = bound().getaddrinfo(node, service, hints, result);
   if (error == 0) learn(node, *result);
+  if (error == EAI_AGAIN) servers.came_to_nothing();
   return error;
 }
 
-// With GAI_NOWAIT the answers come later; programs fetch each with gai_error().
+int getnameinfo(const struct sockaddr *address, socklen_t length, char *host, socklen_t host_length,
+                char *service, socklen_t service_length, int flags) {
+  NameServers servers;
+  int error =
+      bound().getnameinfo(address, length, host, host_length, service, service_length, flags);
+  if (error == EAI_AGAIN) servers.came_to_nothing();
+  return error;
+}
+
+// With GAI_NOWAIT the answers come later; programs fetch each with gai_error(). The C library asks
+// in threads of its own, which cannot be kept from TCP: where they must be, this thread asks, or
+// nobody does.
 int getaddrinfo_a(int mode, struct gaicb *requests[], int count, struct sigevent *event) {
+  bool limited = NameServers().limited();
+  if (limited && mode == GAI_NOWAIT) return EAI_AGAIN;
+  if (limited && mode == GAI_WAIT) {
+    for (int i = 0; i < count; ++i) {
+      gaicb *one = requests[i];
+      if (one == nullptr) continue;
+      one->__return = getaddrinfo(one->ar_name, one->ar_service, one->ar_request, &one->ar_result);
+    }
+    return 0;
+  }
   int error = bound().getaddrinfo_a(mode, requests, count, event);
   if (mode != GAI_WAIT) return error;
   for (int i = 0; i < count; ++i) {
@@ -71,28 +95,51 @@ int gai_error(struct gaicb *request) noexcept {
 }
 
 struct hostent *gethostbyname(const char *name) {
+  NameServers servers;
   hostent *entry = bound().gethostbyname(name);
   learn(name, entry);
+  if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
   return entry;
 }
 
 struct hostent *gethostbyname2(const char *name, int family) {
+  NameServers servers;
   hostent *entry = bound().gethostbyname2(name, family);
   learn(name, entry);
+  if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
   return entry;
 }
 
 int gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_t length,
                     struct hostent **result, int *error) {
+  NameServers servers;
   int status = bound().gethostbyname_r(name, entry, buffer, length, result, error);
   if (status == 0) learn(name, *result);
+  if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
   return status;
 }
 
 int gethostbyname2_r(const char *name, int family, struct hostent *entry, char *buffer,
                      size_t length, struct hostent **result, int *error) {
+  NameServers servers;
   int status = bound().gethostbyname2_r(name, family, entry, buffer, length, result, error);
   if (status == 0) learn(name, *result);
+  if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
+  return status;
+}
+
+struct hostent *gethostbyaddr(const void *address, socklen_t length, int family) {
+  NameServers servers;
+  hostent *entry = bound().gethostbyaddr(address, length, family);
+  if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
+  return entry;
+}
+
+int gethostbyaddr_r(const void *address, socklen_t length, int family, struct hostent *entry,
+                    char *buffer, size_t size, struct hostent **result, int *error) {
+  NameServers servers;
+  int status = bound().gethostbyaddr_r(address, length, family, entry, buffer, size, result, error);
+  if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
   return status;
 }
 

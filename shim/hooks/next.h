@@ -7,6 +7,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <resolv.h>
 #include <sched.h>
 #include <spawn.h>
 #include <sys/epoll.h>
@@ -53,6 +54,14 @@ ssize_t _IO_file_read(FILE *stream, void *data, ssize_t size);
 ssize_t _IO_file_write(FILE *stream, const void *data, ssize_t size);
 FILE *_IO_file_attach(FILE *stream, int fd);
 void __backtrace_symbols_fd(void *const *frames, int count, int fd);
+int __res_query(const char *name, int kind, int type, unsigned char *answer, int size);
+int __res_search(const char *name, int kind, int type, unsigned char *answer, int size);
+int __res_querydomain(const char *name, const char *domain, int kind, int type, unsigned char *answer, int size);
+int __res_send(const unsigned char *query, int length, unsigned char *answer, int size);
+int __res_nquery(struct __res_state *state, const char *name, int kind, int type, unsigned char *answer, int size);
+int __res_nsearch(struct __res_state *state, const char *name, int kind, int type, unsigned char *answer, int size);
+int __res_nquerydomain(struct __res_state *state, const char *name, const char *domain, int kind, int type, unsigned char *answer, int size);
+int __res_nsend(struct __res_state *state, const unsigned char *query, int length, unsigned char *answer, int size);
 void __syslog_chk(int priority, int flag, const char *format, ...);
 void __vsyslog_chk(int priority, int flag, const char *format, va_list arguments);
 int __dprintf_chk(int fd, int flag, const char *format, ...);

@@ -391,6 +391,12 @@ void names() {
   int error = 0;
   show("gethostbyname_r",
        gethostbyname_r("127.0.0.1", &entry, buffer, sizeof buffer, &result, &error));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  show("getnameinfo", getnameinfo(reinterpret_cast<sockaddr *>(&address), sizeof address, buffer,
+                                  sizeof buffer, nullptr, 0, NI_NUMERICHOST));
+  show("gethostbyaddr", gethostbyaddr(&address.sin_addr, sizeof address.sin_addr, AF_INET) != nullptr);
   show("gethostbyname2", gethostbyname2("127.0.0.1", AF_INET) != nullptr);
   gaicb request{};
   request.ar_name = "127.0.0.1";
