@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "identity/agent_address.h"
 #include "policy/load.h"
+#include "tools/agent_check.h"
 #include "tools/cautions.h"
 #include "tools/command_words.h"
 #include "tools/commands.h"
@@ -61,6 +63,7 @@ struct Report {
   std::optional<policy::Policy> policy;
   std::optional<CheckedIdentity> identity;
   std::string identity_error;
+  std::string agent;  // what it says, where the identity is from one
   std::vector<Caution> cautions;
 
   // The first thing that keeps the command from being protected; "" when nothing does.
@@ -114,6 +117,12 @@ void examine_privilege_drop(Report &report) {
        {report.program->chain.back()}});
 }
 
+void examine_agent(Report &report, const std::string &socket) {
+  if (!report.program) return;
+  auto answer = ask_agent(socket, report.program->chain.back());
+  (answer ? report.agent : report.identity_error) = answer ? *answer : answer.error();
+}
+
 Report make_report(const Options &options, const std::vector<std::string> &command) {
   Report report;
   report.command = command;
@@ -133,12 +142,25 @@ Report make_report(const Options &options, const std::vector<std::string> &comma
     return report;
   }
   report.config = *config;
+  if (identity::is_agent_address(*config)) {
+    auto socket = identity::parse_agent_address(*config);
+    if (socket) {
+      examine_agent(report, *socket);
+    } else {
+      report.config_error = *config + ": " + socket.error();
+    }
+    return report;
+  }
   auto policy = policy::load(*config, options.owners);
   if (!policy) {
     report.config_error = policy.error().text();
     return report;
   }
   report.policy = std::move(*policy);
+  if (!report.policy->identity.agent.empty()) {
+    examine_agent(report, report.policy->identity.agent);
+    return report;
+  }
   auto identity = check_identity(*report.policy, std::time(nullptr));
   if (identity) {
     report.identity = *identity;
@@ -216,9 +238,12 @@ void print_human(const Report &report) {
                     report.config, report.policy->inbound.size(), report.policy->outbound.size(),
                     text(report.policy->defaults.inbound), text(report.policy->defaults.outbound)));
   } else {
-    print_field("config", report.config_error);
+    print_field("config", report.config_error.empty() ? report.config + ": the agent's"
+                                                      : report.config_error);
   }
-  if (report.identity) {
+  if (!report.agent.empty()) {
+    print_field("identity", report.agent + ", from the agent");
+  } else if (report.identity) {
     print_field("identity", fmt::format("{}, expires {} (in {})", report.identity->id,
                                         utc_time(report.identity->not_after),
                                         duration(report.identity->not_after - std::time(nullptr))));
@@ -251,6 +276,7 @@ void print_json(const Report &report) {
     out["identity"]["not_before"] = utc_time(report.identity->not_before);
     out["identity"]["not_after"] = utc_time(report.identity->not_after);
   }
+  if (!report.agent.empty()) out["identity"]["agent"] = report.agent;
   out["notes"] = nlohmann::ordered_json::array();
   for (const Caution &caution : report.cautions) {
     out["notes"].push_back(

@@ -8,10 +8,13 @@
 #include <cstring>
 #include <ctime>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "identity/agent_address.h"
 #include "policy/load.h"
+#include "tools/agent_check.h"
 #include "tools/command_words.h"
 #include "tools/commands.h"
 #include "tools/containment.h"
@@ -35,7 +38,9 @@ same process ID, terminal, signals and exit code. Its TCP connections follow the
 
 Options:
   --config FILE         the configuration; without it $INLAY_CONFIG, then
-                        $XDG_CONFIG_HOME/inlay/config.toml, then /etc/inlay/config.toml
+                        $XDG_CONFIG_HOME/inlay/config.toml, then /etc/inlay/config.toml, then
+                        the agent at its standard socket, which knows the policy of those it
+                        attests; unix:///PATH names an agent's socket
   --strict              deny what the defaults would let through in the clear, and keep what goes
                         past libinlay.so (static programs, system calls in machine code, io_uring)
                         from making TCP sockets; sudo, ping and others that live on set-user-ID or
@@ -46,6 +51,7 @@ Options:
 Examples:
   inlay run --config redis.toml -- redis-server --port 6379
   INLAY_CONFIG=app.toml inlay run -- redis-cli ping
+  inlay run -- redis-cli ping                 an agent is running on this machine
 
 Exit codes:
   125   inlay failed: usage, configuration or identity; the command was not started
@@ -90,13 +96,34 @@ bool inherited_strict() {
   return value != nullptr && std::string_view(value) == "1";
 }
 
+void check_with_agent(const std::string &socket, const Program &program) {
+  auto answer = ask_agent(socket, program.chain.back());
+  if (!answer) fail(kExitInlayFailed, answer.error());
+}
+
 policy::Policy checked_policy(const Options &options, const std::string &config) {
   auto policy = policy::load(config, options.owners);
   if (!policy) fail(kExitInlayFailed, policy.error().text());
   policy->strict = options.strict || inherited_strict();
-  auto identity = check_identity(*policy, std::time(nullptr));
-  if (!identity) fail(kExitInlayFailed, identity.error());
+  if (policy->identity.agent.empty()) {
+    auto identity = check_identity(*policy, std::time(nullptr));
+    if (!identity) fail(kExitInlayFailed, identity.error());
+  }
   return std::move(*policy);
+}
+
+// Where the agent has the policy, its answer to the process itself counts: who asks here is
+// `inlay`.
+std::optional<policy::Policy> policy_of(const Options &options, const std::string &config) {
+  if (identity::is_agent_address(config)) return std::nullopt;
+  return checked_policy(options, config);
+}
+
+std::string agent_of(const std::string &config, const std::optional<policy::Policy> &policy) {
+  if (policy) return policy->identity.agent;
+  auto socket = identity::parse_agent_address(config);
+  if (!socket) fail(kExitInlayFailed, config + ": " + socket.error());
+  return *std::move(socket);
 }
 
 // A name that cannot be looked up now still protects what the program looks up itself, so it does
@@ -128,7 +155,8 @@ void run(const Options &options, const std::vector<std::string> &command) {
   }
   auto config = find_config(options.config);
   if (!config) fail(kExitInlayFailed, config.error());
-  policy::Policy policy = checked_policy(options, *config);
+  std::optional<policy::Policy> policy = policy_of(options, *config);
+  const std::string agent = agent_of(*config, policy);
   auto library = find_library();
   if (!library) fail(kExitInlayFailed, library.error());
 
@@ -139,16 +167,17 @@ void run(const Options &options, const std::vector<std::string> &command) {
          program->chain.back() + " " + program->obstacle +
              "; not started (--allow-unprotected starts it without protection)");
   }
-  resolve_into(policy, *config);
+  if (program->obstacle.empty() && !agent.empty()) check_with_agent(agent, *program);
+  if (policy) resolve_into(*policy, *config);
   set_environment(options, *config, *library);
   // A program that libinlay.so does not get into would keep the descriptor open for nothing.
-  if (program->obstacle.empty()) {
-    auto snapshot = make_snapshot(policy);
+  if (program->obstacle.empty() && policy) {
+    auto snapshot = make_snapshot(*policy);
     if (!snapshot) fail(kExitInlayFailed, snapshot.error());
     ::setenv("INLAY_SNAPSHOT", snapshot->c_str(), 1);
   }
   // Nothing but the exec comes after it: this program's own sockets would be refused as well.
-  if (policy.strict && !is_contained()) {
+  if ((options.strict || inherited_strict()) && !is_contained()) {
     complain(kContainmentCost);
     auto contained = contain();
     if (!contained) fail(kExitInlayFailed, contained.error());

@@ -8,6 +8,9 @@
 #include <filesystem>
 #include <vector>
 
+#include "identity/agent_address.h"
+#include "identity/agent_client.h"
+
 namespace inlay::tools {
 namespace {
 
@@ -21,6 +24,7 @@ std::string variable(const char *name) {
 tl::expected<std::string, std::string> find_config(const std::string &given) {
   namespace fs = std::filesystem;
   std::string named = given.empty() ? variable("INLAY_CONFIG") : given;
+  if (identity::is_agent_address(named)) return named;
   if (!named.empty()) {
     std::error_code error;
     fs::path absolute = fs::absolute(named, error);
@@ -36,7 +40,11 @@ tl::expected<std::string, std::string> find_config(const std::string &given) {
     // Anything but its absence is for the loader to complain of: never fall through to another.
     if (::access(place.c_str(), F_OK) == 0 || errno != ENOENT) return place;
   }
-  return tl::make_unexpected("no configuration: give --config FILE, or write " + places.front());
+  for (const std::string &socket : identity::standard_agent_sockets()) {
+    if (::access(socket.c_str(), F_OK) == 0) return "unix://" + socket;
+  }
+  return tl::make_unexpected("no configuration: give --config FILE, write " + places.front() +
+                             ", or start inlay-agent");
 }
 
 }  // namespace inlay::tools

@@ -24,13 +24,31 @@ TEST_CASE("the configuration is the one given, then the environment's, then the 
   CHECK(find_config("c.toml").value() == (std::filesystem::current_path() / "c.toml").string());
 }
 
+TEST_CASE("an agent stands in for a configuration: by its address, or where there is no file") {
+  TemporaryFolder folder;
+  ScopedVariable home("XDG_CONFIG_HOME", folder.path().c_str());
+  ScopedVariable runtime("XDG_RUNTIME_DIR", folder.path().c_str());
+  ScopedVariable variable("INLAY_CONFIG", nullptr);
+  CHECK(find_config("unix:///a/agent.sock").value() == "unix:///a/agent.sock");
+  if (std::filesystem::exists("/etc/inlay/config.toml")) return;
+  if (std::filesystem::exists("/run/inlay/agent.sock")) return;
+  std::filesystem::create_directories(folder.path() + "/inlay");
+  const std::string socket = folder.write("inlay/agent.sock", "");
+  CHECK(find_config("").value() == "unix://" + socket);
+  const std::string file = folder.write("inlay/config.toml", "");
+  CHECK(find_config("").value() == file);
+}
+
 TEST_CASE("without any configuration the error says where one belongs") {
   TemporaryFolder folder;
   ScopedVariable home("XDG_CONFIG_HOME", folder.path().c_str());
+  ScopedVariable runtime("XDG_RUNTIME_DIR", folder.path().c_str());
   ScopedVariable variable("INLAY_CONFIG", nullptr);
   if (std::filesystem::exists("/etc/inlay/config.toml")) return;
+  if (std::filesystem::exists("/run/inlay/agent.sock")) return;
   CHECK(find_config("").error() ==
-        "no configuration: give --config FILE, or write " + folder.path() + "/inlay/config.toml");
+        "no configuration: give --config FILE, write " + folder.path() +
+            "/inlay/config.toml, or start inlay-agent");
 }
 
 TEST_CASE("a user's configuration that cannot be looked at is not skipped") {
