@@ -45,7 +45,7 @@ struct StatusInput {
   bool sees_all = false;
 };
 
-// At most kMaxAgentAnswer bytes: of very many attached processes only the first are listed.
+// At most kMaxAgentAnswer bytes: of very many processes and identities only the first are listed.
 std::string status_report(const StatusInput &input, std::time_t now);
 
 }  // namespace inlay::identity::agent

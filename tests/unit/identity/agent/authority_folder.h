@@ -3,6 +3,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <openssl/pem.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
@@ -13,6 +14,8 @@
 
 #include "identity/agent/clock.h"
 #include "identity/authority.h"
+#include "identity/certificate.h"
+#include "identity/private_key.h"
 
 namespace inlay::identity::agent::testing {
 
@@ -79,5 +82,35 @@ class AuthorityFolder {
  private:
   std::string path_;
 };
+
+// A CRL in PEM by that authority. `revoked`: the one it revokes, or null.
+inline std::string make_crl(const std::string &certificate_pem, const std::string &key_pem,
+                            const X509 *revoked, std::time_t next_update) {
+  const auto authority = certificates_from_pem(certificate_pem);
+  const auto key = private_key_from_pem(key_pem);
+  REQUIRE(authority);
+  REQUIRE(key);
+  const auto time = [](std::time_t of) {
+    return std::unique_ptr<ASN1_TIME, OpensslDelete<ASN1_TIME_free>>(ASN1_TIME_set(nullptr, of));
+  };
+  const std::unique_ptr<X509_CRL, OpensslDelete<X509_CRL_free>> crl(X509_CRL_new());
+  X509_CRL_set_version(crl.get(), X509_CRL_VERSION_2);
+  X509_CRL_set_issuer_name(crl.get(), X509_get_subject_name(authority->front().get()));
+  X509_CRL_set1_lastUpdate(crl.get(), time(std::time(nullptr) - 60).get());
+  X509_CRL_set1_nextUpdate(crl.get(), time(next_update).get());
+  if (revoked != nullptr) {
+    X509_REVOKED *const entry = X509_REVOKED_new();
+    auto *const serial = const_cast<ASN1_INTEGER *>(X509_get0_serialNumber(revoked));
+    X509_REVOKED_set_serialNumber(entry, serial);
+    X509_REVOKED_set_revocationDate(entry, time(std::time(nullptr) - 60).get());
+    X509_CRL_add0_revoked(crl.get(), entry);
+  }
+  REQUIRE(X509_CRL_sign(crl.get(), key->get(), EVP_sha256()) > 0);
+  const BioPtr out(BIO_new(BIO_s_mem()));
+  PEM_write_bio_X509_CRL(out.get(), crl.get());
+  char *data = nullptr;
+  const long length = BIO_get_mem_data(out.get(), &data);
+  return {data, static_cast<std::size_t>(length)};
+}
 
 }  // namespace inlay::identity::agent::testing

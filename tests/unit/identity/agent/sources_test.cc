@@ -1,4 +1,3 @@
-#include <openssl/pem.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -53,30 +52,6 @@ bool verifies(const X509Svid &svid, const Trust &trust, std::time_t now) {
     sk_X509_push(chain.get(), certificate.get());
   }
   return verify_x509_svid(chain.get(), bundles, now).has_value();
-}
-
-// A CRL by the folder's authority that revokes nothing.
-std::string make_crl(const std::string &certificate_pem, const std::string &key_pem) {
-  const auto authority = certificates_from_pem(certificate_pem);
-  BIO *in = BIO_new_mem_buf(key_pem.data(), static_cast<int>(key_pem.size()));
-  const PkeyPtr key(PEM_read_bio_PrivateKey(in, nullptr, nullptr, nullptr));
-  BIO_free(in);
-  X509_CRL *crl = X509_CRL_new();
-  ASN1_TIME *time = ASN1_TIME_set(nullptr, std::time(nullptr));
-  X509_CRL_set_version(crl, 1);
-  X509_CRL_set_issuer_name(crl, X509_get_subject_name(authority->front().get()));
-  X509_CRL_set1_lastUpdate(crl, time);
-  X509_CRL_set1_nextUpdate(crl, time);
-  REQUIRE(X509_CRL_sign(crl, key.get(), EVP_sha256()) > 0);
-  BIO *out = BIO_new(BIO_s_mem());
-  PEM_write_bio_X509_CRL(out, crl);
-  char *data = nullptr;
-  const long length = BIO_get_mem_data(out, &data);
-  std::string pem(data, static_cast<std::size_t>(length));
-  BIO_free(out);
-  ASN1_TIME_free(time);
-  X509_CRL_free(crl);
-  return pem;
 }
 
 }  // namespace
@@ -209,11 +184,13 @@ TEST_CASE("a CRL of the authority's own is handed on; one of somebody else's is 
   HandClock clock;
   const auto source = open(folder, clock);
   CHECK(source->trust()->crls.empty());
-  folder.put("crl.pem", make_crl(folder.read("ca.pem"), folder.read("ca-key.pem")));
+  folder.put("crl.pem",
+             make_crl(folder.read("ca.pem"), folder.read("ca-key.pem"), nullptr, clock.now));
   CHECK(source->take_news());
   REQUIRE(source->trust());
   CHECK(source->trust()->crls.size() == 1);
-  folder.put("crl.pem", make_crl(other.read("ca.pem"), other.read("ca-key.pem")));
+  folder.put("crl.pem",
+             make_crl(other.read("ca.pem"), other.read("ca-key.pem"), nullptr, clock.now));
   CHECK(source->take_news());
   CHECK(says(source->trust(), "no authority of the bundle"));
 }
