@@ -25,8 +25,6 @@ namespace {
 
 constexpr int kErrorSeen = 0x20;  // _IO_ERR_SEEN
 
-// Well below the C library's own negative numbers: -1 closed, -2 a cookie stream.
-constexpr int kFirstWithdrawn = -16;
 constexpr int withdrawn(int fd) { return kFirstWithdrawn - fd; }
 
 // For each number: how many streams were opened there, where it stops at kMany; and whether one
@@ -105,11 +103,6 @@ void give_back_streams(int fd) noexcept {
   for_each_stream([fd](FILE *stream) {
     if (number_of(stream) == withdrawn(fd)) set_number(stream, fd);
   });
-}
-
-int withdrawn_number(const FILE *stream) noexcept {
-  int number = number_of(stream);
-  return number <= kFirstWithdrawn ? kFirstWithdrawn - number : -1;
 }
 
 bool a_stream_failed(int fd) noexcept {

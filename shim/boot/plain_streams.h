@@ -14,6 +14,9 @@
 
 namespace inlay::shim::boot {
 
+// Well below the C library's own negative numbers: -1 closed, -2 a cookie stream.
+inline constexpr int kFirstWithdrawn = -16;
+
 // A stream was opened by the C library, or is about to be closed. Null is ignored.
 void note_plain_stream(FILE *stream) noexcept;
 void forget_plain_stream(FILE *stream) noexcept;
@@ -23,7 +26,10 @@ void withdraw_streams(int fd) noexcept;
 void give_back_streams(int fd) noexcept;
 
 // The number that was withdrawn from the stream; -1 when none was.
-int withdrawn_number(const FILE *stream) noexcept;
+inline int withdrawn_number(const FILE *stream) noexcept {
+  int number = __atomic_load_n(&stream->_fileno, __ATOMIC_ACQUIRE);
+  return number <= kFirstWithdrawn ? kFirstWithdrawn - number : -1;
+}
 // A stream without its number was written to, or read from: the connection at `fd` lacks something
 // the program said.
 bool a_stream_failed(int fd) noexcept;

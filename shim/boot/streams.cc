@@ -12,6 +12,11 @@
 #include "shim/boot/heap.h"
 #include "shim/arena/kernel.h"
 
+// The objects stdin, stdout and stderr point to at first.
+extern "C" {
+extern FILE _IO_2_1_stdin_, _IO_2_1_stdout_, _IO_2_1_stderr_;
+}
+
 namespace inlay::shim::boot {
 namespace {
 
@@ -63,7 +68,7 @@ int close_stream(void *cookie) {
   int fd = entry->fd;
   entry->file.store(nullptr, std::memory_order_release);
   entry->fd.store(kUnused, std::memory_order_release);
-  return fd == kClosed ? 0 : ::close(fd);
+  return ::close(fd);  // kClosed: EBADF
 }
 
 // ESPIPE on a socket; the number may be a file's by now.
@@ -218,6 +223,13 @@ void refresh_standard_stream(int fd) noexcept {
     *names[fd] = after;
   }
   errno = saved;
+}
+
+FILE *standing_for(FILE *stream, int number) noexcept {
+  FILE *const standard[] = {stdin, stdout, stderr};
+  FILE *const own[] = {&_IO_2_1_stdin_, &_IO_2_1_stdout_, &_IO_2_1_stderr_};
+  if (number > STDERR_FILENO || stream != own[number]) return stream;
+  return is_socket_stream(standard[number]) ? standard[number] : stream;
 }
 
 void flush_socket_streams() noexcept {

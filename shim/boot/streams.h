@@ -3,6 +3,8 @@
 
 #include <cstdio>
 
+#include "shim/boot/plain_streams.h"
+
 namespace inlay::shim::boot {
 
 // As fdopen(): null with errno on failure. fileno() of the stream is `fd`; fclose closes it.
@@ -14,6 +16,13 @@ FILE *reopen_socket_stream(const char *path, const char *mode, FILE *stream) noe
 // After dup2 onto 0, 1 or 2, and at boot: stdin, stdout or stderr becomes such a stream when the
 // number is a TCP socket now, and the plain one again when it no longer is.
 void refresh_standard_stream(int fd) noexcept;
+// What `stream`, whose number was withdrawn, stands for: the stream of the connection where it is the C
+// library's own standard stream, and std::cout and others kept a pointer to it; else itself.
+FILE *standing_for(FILE *stream, int number) noexcept;
+inline FILE *meant(FILE *stream) noexcept {
+  int number = stream == nullptr ? -1 : withdrawn_number(stream);
+  return number < 0 ? stream : standing_for(stream, number);
+}
 // At exit, before the C library forgets them.
 void flush_socket_streams() noexcept;
 

@@ -140,6 +140,27 @@
   X(streams, protect, ssize_t, _IO_file_write, (FILE * stream, const void *data, ssize_t size),    \
     "")                                                                                            \
   X(streams, refuse, FILE *, _IO_file_attach, (FILE * stream, int fd), "EINVAL")                   \
+  X(standard, watch, size_t, fwrite, (const void *data, size_t size, size_t count, FILE            \
+    *stream), "a pointer stdout had before")                                                       \
+  X(standard, watch, size_t, fread, (void *data, size_t size, size_t count, FILE *stream),         \
+    "a pointer stdout had before")                                                                 \
+  X(standard, watch, int, putc, (int c, FILE *stream), "a pointer stdout had before")              \
+  X(standard, watch, int, fputc, (int c, FILE *stream), "a pointer stdout had before")             \
+  X(standard, watch, int, fputs, (const char *text, FILE *stream), "a pointer stdout had before")  \
+  X(standard, watch, char *, fgets, (char *text, int size, FILE *stream), "a pointer stdout        \
+    had before")                                                                                   \
+  X(standard, watch, int, getc, (FILE *stream), "a pointer stdout had before")                     \
+  X(standard, watch, int, fgetc, (FILE *stream), "a pointer stdout had before")                    \
+  X(standard, watch, int, ungetc, (int c, FILE *stream), "a pointer stdout had before")            \
+  X(standard, watch, int, fflush, (FILE *stream), "a pointer stdout had before")                   \
+  X(standard, watch, int, vfprintf, (FILE *stream, const char *format, va_list arguments),         \
+    "a pointer stdout had before")                                                                 \
+  X(standard, watch, int, __vfprintf_chk, (FILE *stream, int flag, const char *format,             \
+    va_list arguments), "a pointer stdout had before")                                             \
+  X(standard, watch, int, fprintf, (FILE *stream, const char *format, ...), "a pointer             \
+    stdout had before")                                                                            \
+  X(standard, watch, int, __fprintf_chk, (FILE *stream, int flag, const char *format, ...),        \
+    "a pointer stdout had before")                                                                 \
   X(stdio, protect, int, dprintf, (int fd, const char *format, ...), "")                           \
   X(stdio, protect, int, vdprintf, (int fd, const char *format, va_list arguments), "")            \
   X(stdio, protect, int, __dprintf_chk, (int fd, int flag, const char *format, ...), "")           \

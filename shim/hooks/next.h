@@ -62,6 +62,8 @@ int __res_nquery(struct __res_state *state, const char *name, int kind, int type
 int __res_nsearch(struct __res_state *state, const char *name, int kind, int type, unsigned char *answer, int size);
 int __res_nquerydomain(struct __res_state *state, const char *name, const char *domain, int kind, int type, unsigned char *answer, int size);
 int __res_nsend(struct __res_state *state, const unsigned char *query, int length, unsigned char *answer, int size);
+int __fprintf_chk(FILE *stream, int flag, const char *format, ...);
+int __vfprintf_chk(FILE *stream, int flag, const char *format, va_list arguments);
 void __syslog_chk(int priority, int flag, const char *format, ...);
 void __vsyslog_chk(int priority, int flag, const char *format, va_list arguments);
 int __dprintf_chk(int fd, int flag, const char *format, ...);

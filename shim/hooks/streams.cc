@@ -51,6 +51,7 @@ bool end_session_under(FILE *stream, int *fd) {
 template <typename Reopen>
 FILE *reopen_with(Reopen reopen, const char *path, const char *mode, FILE *stream) {
   if (stream == nullptr || !boot::active()) return reopen(path, mode, stream);
+  stream = boot::meant(stream);
   if (boot::is_socket_stream(stream)) return boot::reopen_socket_stream(path, mode, stream);
   int fd = -1;
   end_session_under(stream, &fd);
@@ -66,8 +67,9 @@ FILE *reopen_with(Reopen reopen, const char *path, const char *mode, FILE *strea
 
 template <typename Close>
 int close_with(Close close_stream, FILE *stream) {
-  if (stream == nullptr || !boot::active() || boot::is_socket_stream(stream))
-    return close_stream(stream);
+  if (stream == nullptr || !boot::active()) return close_stream(stream);
+  stream = boot::meant(stream);
+  if (boot::is_socket_stream(stream)) return close_stream(stream);
   boot::forget_plain_stream(stream);
   int fd = -1;
   bool withdrawn = boot::withdrawn_number(stream) >= 0;

@@ -41,6 +41,18 @@ const Way kKept[] = {
        on(1);
        std::fprintf(kept, "%s\n", canary());
      }},
+    {"stdout kept, putc_unlocked",
+     [] {
+       FILE *kept = stdout;
+       on(1);
+       for (char c : g_canary) putc_unlocked(c, kept);
+     }},
+    {"stdout kept, fwprintf",
+     [] {
+       FILE *kept = stdout;
+       on(1);
+       std::fwprintf(kept, L"%s", canary());
+     }},
     {"stdout kept, exit",
      [] {
        FILE *kept = stdout;
