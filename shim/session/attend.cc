@@ -22,6 +22,7 @@
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/session.h"
+#include "shim/session/under_way.h"
 #include "shim/session/untouched.h"
 
 namespace inlay::shim {
@@ -29,6 +30,7 @@ namespace {
 
 constexpr std::int64_t kPollFirstNs = 1'000'000;  // looking for hidden handshake bytes: back-off
 constexpr std::int64_t kPollLastNs = 16'000'000;
+constexpr std::int64_t kCalledNs = 1'000'000'000;  // looking for a call that has a closed connection
 constexpr std::size_t kHalfOpenLimit = 4096;  // unfinished inbound handshakes of this process
 
 void unlink_task(Task &task) noexcept {
@@ -249,6 +251,12 @@ void attend(Slot &slot) noexcept {
     }
   }
   if (next_step != Next::end) return;
+  if (mine.hidden && mine.closed != 0 && is_still_called(slot)) {
+    // Told when the call returns; unless its thread was cancelled, or jumped away.
+    task->poll_after_ns = std::clamp(task->poll_after_ns * 2, kPollFirstNs, kCalledNs);
+    task->poll_at_ns = monotonic_ns() + task->poll_after_ns;
+    return;
+  }
   end_task(slot);
   if (mine.hidden) {
     life.unlock();

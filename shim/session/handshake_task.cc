@@ -225,7 +225,7 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     int at_once = 1;
     kernel::set_option(fd, IPPROTO_TCP, TCP_QUICKACK, &at_once, sizeof(at_once));
   }
-  refire_readable(fd);
+  refire_readable(slot, fd);
   return HandshakeStep::established;
 }
 
@@ -304,7 +304,8 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
       std::int64_t{policy != nullptr ? policy->defaults.handshake_timeout_ms : 5000} * 1'000'000;
   if (task.agent_since_ns != 0 && task.first_byte_ns == 0) return task.agent_since_ns + limit - now_ns;
   std::int64_t from = task.first_byte_ns != 0 ? task.first_byte_ns : task.started_ns;
-  bool closed = local(*task.slot).hidden;  // nobody but this waits for a silent peer
+  const Local &mine = local(*task.slot);
+  bool closed = mine.hidden && mine.calls.load(std::memory_order_relaxed) == 0;  // nobody but this waits for a silent peer
   if (task.first_byte_ns == 0 && task.waiting_logged && !closed) return INT64_MAX / 2;
   return from + limit - now_ns;
 }
@@ -323,10 +324,10 @@ bool deadline_passed(Slot &slot, int fd, Task &task) noexcept {
   return true;
 }
 
-void refire_readable(int fd) noexcept {
+void refire_readable(Slot &slot, int fd) noexcept {
   // tcp_set_rcvlowat calls sk_data_ready: every epoll set sees the edge again, if data is queued.
-  int low_water = 1;
-  kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water));
+  Locked guard(slot.receive_lock);
+  apply_low_water(slot, fd);
 }
 
 void refire_writable(int fd) noexcept {

@@ -57,7 +57,7 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept;
 bool deadline_passed(Slot &slot, int fd, Task &task) noexcept;
 
 // Re-fires readiness edges the program may have consumed before there was anything for it.
-void refire_readable(int fd) noexcept;
+void refire_readable(Slot &slot, int fd) noexcept;
 void refire_writable(int fd) noexcept;
 
 }  // namespace inlay::shim

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <climits>
 #include <ctime>
 
 #include "shim/arena/arena.h"
@@ -12,6 +14,20 @@ namespace {
 // More than a ClientHello and a certificate flight, and no more than half the smallest default
 // receive buffer: a greater value would make the kernel grow the buffer (tcp_set_rcvlowat).
 constexpr int kHidingLowWater = 32768;
+
+// What must at least be in the kernel for `wanted` bytes of the program's to be there: what is left of
+// the record that has begun, and one record more.
+std::int64_t fewest_bytes(Slot &slot, std::int64_t wanted) noexcept {
+  constexpr auto kOverhead = static_cast<std::int64_t>(tls::kRecordOverhead);
+  const Receiving &rx = slot.receiving;
+  const auto head = static_cast<std::int64_t>(rx.head_length);
+  if (rx.head_length < tls::kHeaderLength) return wanted + kOverhead - head;
+  auto header = tls::parse_header({chunk_at(slot, rx.head_chunk).bytes, tls::kHeaderLength});
+  if (!header) return 1;
+  auto record = static_cast<std::int64_t>(tls::kHeaderLength + header->length);
+  std::int64_t further = wanted - (record - kOverhead - rx.taken);
+  return record - head + (further > 0 ? further + kOverhead : 0);
+}
 
 }  // namespace
 
@@ -29,7 +45,7 @@ void hide_readiness(Slot &slot, int fd) noexcept {
 
 void show_readiness(Slot &slot, int fd) noexcept {
   if (!slot.hides_readiness.exchange(false, std::memory_order_acq_rel)) return;
-  refire_readable(fd);
+  refire_readable(slot, fd);
   notify_helper(slot);  // it waits by epoll again
 }
 
@@ -50,7 +66,19 @@ void quiet_readiness(Slot &slot, int fd) noexcept {
 }
 
 void unquiet_readiness(Slot &slot, int fd) noexcept {
-  if (slot.quieted.exchange(false, std::memory_order_acq_rel)) refire_readable(fd);
+  if (slot.quieted.exchange(false, std::memory_order_acq_rel)) refire_readable(slot, fd);
+}
+
+void apply_low_water(Slot &slot, int fd) noexcept {
+  bool hidden = slot.hides_readiness.load(std::memory_order_acquire) ||
+                slot.quieted.load(std::memory_order_acquire);
+  std::int64_t needed = hidden ? kHidingLowWater : 1;
+  std::int64_t wanted = slot.receive_low_water.load(std::memory_order_relaxed);
+  if (wanted > 1 && slot.state.load(std::memory_order_acquire) == State::established) {
+    needed = fewest_bytes(slot, wanted);
+  }
+  int low_water = static_cast<int>(std::clamp<std::int64_t>(needed, 1, INT_MAX));
+  kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water));
 }
 
 }  // namespace inlay::shim

@@ -61,6 +61,10 @@ void show_readiness(Slot &slot, int fd) noexcept;
 void quiet_readiness(Slot &slot, int fd) noexcept;
 void unquiet_readiness(Slot &slot, int fd) noexcept;
 
+// SO_RCVLOWAT as it must be in the kernel for the program's own: readiness comes no later than it should,
+// and earlier where its bytes came in several records. receive_lock held.
+void apply_low_water(Slot &slot, int fd) noexcept;
+
 // --- waiting (wait.cc) --------------------------------------------------------------------------
 
 enum class Waited : std::uint8_t {
@@ -72,6 +76,10 @@ enum class Waited : std::uint8_t {
 // Blocks while the session is before `established`. `option`: SO_RCVTIMEO or SO_SNDTIMEO.
 // A cancellation point, as the call that waits.
 Waited wait_for_session(Slot &slot, int fd, int flags, int option);
+
+// What SO_RCVTIMEO or SO_SNDTIMEO leaves a call that began to wait at `since`, in nanoseconds; -1
+// without a limit.
+std::int64_t time_left(int fd, int option, std::int64_t since) noexcept;
 
 // The TCP attempt of a session in State::connecting came to nothing: the kernel has the reason, once.
 bool connecting_failed(int fd) noexcept;
@@ -90,6 +98,13 @@ enum class Push : std::uint8_t {
 Push push_output(Slot &slot, int fd, int *error) noexcept;
 // Seals one record of our own (alert, KeyUpdate) behind what waits. send_lock held.
 bool queue_control(Slot &slot, tls::ContentType type, std::span<const std::uint8_t> message) noexcept;
+
+// What waits, for those who look before they lock. send_lock held.
+void note_output(Slot &slot) noexcept;
+struct UnderWay;
+// Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
+// EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
+int flush_blocking(Slot &slot, UnderWay &call);
 
 // --- the helper (helper.cc) ---------------------------------------------------------------------
 
@@ -135,6 +150,22 @@ class BorrowedScratch {
 
  private:
   Scratch *scratch_;
+};
+
+// What is at the front of the kernel's queue, up to `most`, looked at without taking it: in the scratch
+// where that is large enough, or in memory of its own.
+class QueueView {
+ public:
+  QueueView(int fd, Scratch &scratch, std::size_t most) noexcept;
+  ~QueueView();
+  QueueView(const QueueView &) = delete;
+  QueueView &operator=(const QueueView &) = delete;
+  std::span<const std::uint8_t> bytes() const noexcept { return {window_, length_}; }
+
+ private:
+  std::uint8_t *window_;
+  std::size_t length_ = 0;
+  std::size_t mapped_ = 0;
 };
 
 }  // namespace inlay::shim

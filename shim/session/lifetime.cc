@@ -26,6 +26,7 @@
 #include "shim/session/internal.h"
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
+#include "shim/session/under_way.h"
 
 namespace inlay::shim {
 namespace {
@@ -145,6 +146,12 @@ End end_descriptor(Slot &slot, int fd) noexcept {
     }
     return End::other_descriptors;
   }
+  if (is_called(slot, fd) && start_linger(slot, fd)) {
+    // Another thread's call has it until it returns (under_way.h).
+    if (holder != nullptr) holder->descriptors.store(1, std::memory_order_release);
+    notify_helper(slot);
+    return End::lingers;
+  }
   bool last = !held_elsewhere(slot);
   State state = slot.state.load(std::memory_order_acquire);
   // The acceptor's helper will not see to it any more: another holder's select() must.
@@ -210,6 +217,7 @@ bool received_again(Slot &slot, int own) noexcept {
   Local &mine = local(slot);
   mine.descriptor = static_cast<std::uint32_t>(other) + 1;
   mine.hidden = false;
+  mine.closed = 0;
   if (Holder *holder = find_holder(slot, this_process())) {
     holder->descriptors.fetch_sub(1, std::memory_order_acq_rel);
   }
@@ -228,7 +236,7 @@ void finish_linger(Slot &slot) noexcept {
     Locked life(slot.life_lock);
     last = !held_elsewhere(slot);
     bool unread = last && swallow_control_records(slot, own);
-    if (last && !unread && end_is_due(slot)) {
+    if (last && !unread && !resets_on_close(own) && end_is_due(slot)) {
       // Whoever else had it is gone meanwhile, and left the end to this process.
       request_end(slot);
       notify_helper(slot);
@@ -236,6 +244,7 @@ void finish_linger(Slot &slot) noexcept {
     }
     mine.descriptor = 0;
     mine.hidden = false;
+    mine.closed = 0;
     log_end(slot, own);
     release_holder(slot, this_process());
   }
@@ -379,54 +388,6 @@ void after_close_range(unsigned first, unsigned last) noexcept {
   }
 }
 
-static bool is_connected(int fd) noexcept {
-  tcp_info info{};
-  socklen_t length = sizeof(info);
-  return kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 &&
-         info.tcpi_state != TCP_SYN_SENT && info.tcpi_state != TCP_SYN_RECV &&
-         info.tcpi_state != TCP_CLOSE;
-}
-
-int shut_down(Slot &slot, int fd, int how) noexcept {
-  if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR) return next.shutdown(fd, how);
-  const int saved = errno;
-  State state = slot.state.load(std::memory_order_acquire);
-  // Failed, or another program speaks on it, as inetd's child does on its parent's copy: the end of
-  // the stream is the kernel's.
-  if (state == State::failed || (state == State::waiting && !is_fresh(fd))) {
-    return next.shutdown(fd, how);
-  }
-  // The program may know from poll that TCP is up before the helper does.
-  if (state == State::connecting && !is_connected(fd)) return next.shutdown(fd, how);
-  if (how != SHUT_WR) {
-    {
-      Locked guard(slot.receive_lock);
-      if (!guard.reentered()) slot.receiving.shut = true;
-    }
-    // Before that the kernel's end of the stream would be the handshake's: finish() sees to it.
-    if (state == State::established) kernel::shut_down(fd, SHUT_RD);
-  }
-  if (how != SHUT_RD) {
-    take_ownership(slot, fd);
-    bool pending = false;
-    bool again = false;
-    {
-      Locked guard(slot.send_lock);
-      again = !guard.reentered() && slot.sending.fin_sent;
-      if (!guard.reentered()) slot.sending.shut_requested = true;
-      slot.output_pending.store(true, std::memory_order_release);
-      int error = 0;
-      pending = slot.state.load(std::memory_order_acquire) != State::established ||
-                push_output(slot, fd, &error) == Push::pending;
-    }
-    if (pending) notify_helper(slot);
-    // Again after the end was sent: the kernel knows whether there still is a connection.
-    if (again) return next.shutdown(fd, how);
-  }
-  errno = saved;
-  return 0;
-}
-
 // What a connection that survives exec owes leaves now: the new image knows nothing of it. Bounded,
 // as at exit.
 static void settle(Slot &slot, int fd) noexcept {
@@ -452,6 +413,7 @@ static void settle(Slot &slot, int fd) noexcept {
 
 void flush_everything(bool will_exec) noexcept {
   if (g_descriptor_words == nullptr || in_foreign_process()) return;
+  forget_calls();
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
     if ((word & kManagedBit) == 0) continue;

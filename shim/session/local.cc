@@ -20,6 +20,10 @@ void Local::reset() noexcept {
   acceptor = 0;
   accepted_cpu_ns = 0;
   hidden = false;
+  closed = 0;
+  closed_ns = 0;
+  calls.store(0, std::memory_order_relaxed);
+  caller.store(0, std::memory_order_relaxed);
   inherited = false;
   descriptors_before = 0;
   // The inbox's link stays: a slot may be in the inbox when it is freed and used again, and linked a

@@ -33,6 +33,8 @@ struct Local {
   std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
   std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then
   bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
+  std::uint32_t closed = 0;             // the number a call is still under way on, plus one (under_way.h)
+  std::int64_t closed_ns = 0;
   bool inherited = false;               // over exec: the names it was reached by are not known here
   std::int32_t descriptors_before = 0;  // while taking over: as the image before counted them
 
@@ -40,6 +42,9 @@ struct Local {
   std::atomic<std::uint32_t> watches[kWatches] = {};
   std::atomic<Slot *> next_in_inbox{nullptr};
   std::atomic<bool> in_inbox{false};
+  // Calls that have slept on it and not returned yet, or a few more; and the last one's thread.
+  std::atomic<std::uint32_t> calls{0};
+  std::atomic<std::uint32_t> caller{0};
   std::atomic<bool> expects_wait{false};  // the last receive slept: look for data by sleeping first
 
   Local() = default;

@@ -29,6 +29,19 @@ int refused(Slot &slot, int fd, const char *option, int error) noexcept {
   return -1;
 }
 
+// The kernel says what it makes of the number; then it gets its own.
+int set_low_water(Slot &slot, int fd, const void *value, socklen_t length) noexcept {
+  Locked guard(slot.receive_lock);
+  int result = next.setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, value, length);
+  if (result != 0) return result;
+  int taken = 1;
+  socklen_t size = sizeof(taken);
+  kernel::get_option(fd, SOL_SOCKET, SO_RCVLOWAT, &taken, &size);
+  slot.receive_low_water.store(taken, std::memory_order_relaxed);
+  apply_low_water(slot, fd);
+  return 0;
+}
+
 }  // namespace
 
 int get_option(Slot &slot, int fd, int level, int name, void *value, socklen_t *length) noexcept {
@@ -50,12 +63,9 @@ int set_option(Slot &slot, int fd, int level, int name, const void *value,
                socklen_t length) noexcept {
   if (level == SOL_SOCKET && name == SO_ZEROCOPY) return refused(slot, fd, "SO_ZEROCOPY", EOPNOTSUPP);
   if (level == IPPROTO_TCP && name == TCP_ULP) return refused(slot, fd, "TCP_ULP", ENOENT);
-  if (level == SOL_SOCKET && name == SO_RCVLOWAT && length >= sizeof(int)) {
-    int wanted;
-    std::memcpy(&wanted, value, sizeof(wanted));
-    slot.receive_low_water.store(wanted <= 0 ? 1 : wanted, std::memory_order_relaxed);
-    return 0;
-  }
+  // inlay looks ahead itself, and from the front. Kernels before 6.9 have it for no TCP socket.
+  if (level == SOL_SOCKET && name == SO_PEEK_OFF) return refused(slot, fd, "SO_PEEK_OFF", EOPNOTSUPP);
+  if (level == SOL_SOCKET && name == SO_RCVLOWAT) return set_low_water(slot, fd, value, length);
   return next.setsockopt(fd, level, name, value, length);
 }
 

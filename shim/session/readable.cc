@@ -1,6 +1,4 @@
 // What is there to read, without reading it.
-#include <sys/mman.h>
-
 #include <algorithm>
 
 #include "shim/arena/arena.h"
@@ -22,22 +20,40 @@ bool find_data(Slot &slot, int fd, Scratch &scratch, Outcome *outcome = nullptr)
   return sink.delivered() > 0;
 }
 
-// Application bytes of the whole records in `queued`, by their headers; one more where an
-// incomplete record follows: a program that stops at the answer would leave that record's head in
-// the kernel, where it can fill a receive window that its rest then never gets through.
-std::size_t count_records(std::span<const std::uint8_t> queued) noexcept {
+// Application bytes of the whole records in `queued`, by their headers; those that may be an alert or
+// a KeyUpdate are opened. One more where an incomplete record follows: a program that stops at the
+// answer would leave that record's head in the kernel, where it can fill a receive window that its
+// rest then never gets through.
+std::size_t count_records(Slot &slot, std::span<const std::uint8_t> queued,
+                          std::uint8_t *plain) noexcept {
+  constexpr std::size_t kLongestControl = 5;  // KeyUpdate (RFC 8446 §4.6.3)
+  std::uint64_t sequence = slot.receiving.traffic.sequence;
+  bool known_key = true;
   std::size_t total = 0;
   while (queued.size() >= tls::kHeaderLength) {
     auto header = tls::parse_header(queued.first(tls::kHeaderLength));
     if (!header || queued.size() < tls::kHeaderLength + header->length) break;
     std::size_t record = tls::kHeaderLength + header->length;
-    total += record - std::min(record, tls::kRecordOverhead);
+    std::size_t length = record - std::min(record, tls::kRecordOverhead);
+    ++sequence;
+    if (length <= kLongestControl && known_key) {
+      auto opened = local(slot).open->open(sequence, queued.first(record), plain);
+      // What cannot be opened is an error to whoever reads it; what follows a KeyUpdate has another key.
+      known_key = opened && opened->type != tls::ContentType::handshake;
+      if (opened && opened->type != tls::ContentType::application_data) length = 0;
+    }
+    total += length;
     queued = queued.subspan(record);
   }
   return queued.empty() ? total : total + 1;
 }
 
 }  // namespace
+
+long queued_bytes(int fd) noexcept {
+  constexpr std::size_t kQueueLimit = 64u << 20;
+  return kernel::receive(fd, nullptr, kQueueLimit, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+}
 
 int readable_bytes(Slot &slot, int fd) noexcept {
   State state = slot.state.load(std::memory_order_acquire);
@@ -55,25 +71,9 @@ int readable_bytes(Slot &slot, int fd) noexcept {
 
   // Event loops take bytes beyond the answer for new arrivals that come with an edge of their own
   // (nginx does): all whole records must be counted, however long the queue.
-  constexpr std::size_t kQueueLimit = 64u << 20;
-  long queued = kernel::receive(fd, nullptr, kQueueLimit, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-  if (queued <= static_cast<long>(rest)) return static_cast<int>(total);
-  auto length = static_cast<std::size_t>(queued);
-  std::uint8_t *window = scratch->bytes;
-  if (length > kScratchSize) {
-    long mapped = kernel::call(SYS_mmap, 0, queued, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped < 0 && mapped > -4096) {
-      length = kScratchSize;
-    } else {
-      window = reinterpret_cast<std::uint8_t *>(mapped);
-    }
-  }
-  long got = kernel::receive(fd, window, length, MSG_PEEK | MSG_DONTWAIT);
-  if (got > static_cast<long>(rest)) {
-    total += count_records({window + rest, static_cast<std::size_t>(got) - rest});
-  }
-  if (window != scratch->bytes) kernel::call(SYS_munmap, kernel::word(window), queued);
+  QueueView queue(fd, *scratch.operator->(), SIZE_MAX);
+  if (queue.bytes().size() <= rest) return static_cast<int>(total);
+  total += count_records(slot, queue.bytes().subspan(rest), scratch->plain);
   return static_cast<int>(std::min<std::size_t>(total, INT32_MAX));
 }
 

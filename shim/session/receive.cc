@@ -1,4 +1,7 @@
 // The receive calls: waiting, errors and flags as on TCP. The records themselves are record_reader.h's.
+#include <fcntl.h>
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <climits>
@@ -7,11 +10,14 @@
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
+#include "shim/boot/sandbox.h"
 #include "shim/hooks/next.h"
+#include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/receive.h"
 #include "shim/session/record_reader.h"
 #include "shim/session/session.h"
+#include "shim/session/under_way.h"
 
 namespace inlay::shim {
 namespace {
@@ -29,39 +35,65 @@ bool ended_by_us(Slot &slot, int error) noexcept {
   return error == ECONNRESET && is_shut_for_reading(slot);
 }
 
-}  // namespace
+bool blocks(int fd) noexcept { return (kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0; }
 
-ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  if ((flags & MSG_ERRQUEUE) != 0) {
-    msghdr message{};
-    message.msg_iov = const_cast<iovec *>(parts.data());
-    message.msg_iovlen = parts.size();
-    return next.recvmsg(fd, &message, flags);
+// A call with data in hand waits for more: unlike one without it is not begun again after a signal,
+// and gives what it has when its time is up. False when it must.
+bool wait_for_more(Slot &slot, int fd, std::int64_t since) noexcept {
+  std::uint8_t byte;
+  if (boot::sandboxed() || slot.receive_low_water.load(std::memory_order_relaxed) > 1) {
+    return time_left(fd, SO_RCVTIMEO, since) != 0 && kernel::receive(fd, &byte, 1, MSG_PEEK) >= 0;
   }
-  if ((flags & MSG_OOB) != 0) {
-    note_unsupported(slot, fd, "MSG_OOB");
-    errno = EINVAL;  // what TCP says when there is no urgent data
-    return -1;
+  std::int64_t left = time_left(fd, SO_RCVTIMEO, since);
+  timespec limit{left / 1'000'000'000, left % 1'000'000'000};
+  pollfd readable{fd, POLLIN, 0};
+  return blocks(fd) && kernel::call(SYS_ppoll, kernel::word(&readable), 1,
+                                    left < 0 ? 0 : kernel::word(&limit), 0, 8) > 0;
+}
+
+// MSG_PEEK that wants more than there is to look at. First time: how much the kernel has, so that
+// the next look sees no less; then waits for more than that. False when there will not be more.
+struct LookingFor {
+  std::size_t seen = 0;
+  long queued = 0;
+};
+bool wait_for_more_to_see(int fd, std::size_t seen, LookingFor &last) {
+  if (seen != last.seen) {
+    last = {seen, queued_bytes(fd)};
+    return true;
   }
+  auto wanted = static_cast<std::size_t>(last.queued) + 1;
+  last.seen = 0;
+  return next.recv(fd, nullptr, wanted, MSG_PEEK | MSG_TRUNC | MSG_WAITALL) > last.queued;
+}
+
+// The kernel's own blocking receive: EINTR, SA_RESTART, SO_RCVTIMEO and O_NONBLOCK are its own.
+ssize_t sleep_until_readable(const UnderWay &call) {
+  std::uint8_t byte;
+  if (!call.copied) return next.recv(call.fd, &byte, 1, MSG_PEEK);
+  long woken = kernel::receive(call.fd, &byte, 1, MSG_PEEK);  // a cancelled thread would keep the copy
+  if (woken < 0) errno = static_cast<int>(-woken);
+  return woken < 0 ? -1 : woken;
+}
+
+ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
   const int entry_errno = errno;
   const bool peek = (flags & MSG_PEEK) != 0;
-  const bool wait_all = (flags & MSG_WAITALL) != 0 && !peek;
-  Sink sink(parts, (flags & MSG_TRUNC) != 0);
-  if (sink.room() == 0) {
-    // TCP waits for data, or its end, even when there is no room for any.
-    iovec nowhere{nullptr, 1};
-    ssize_t got = receive(slot, fd, {&nowhere, 1}, (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC);
-    return got > 0 ? 0 : got;
-  }
-  const std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
+  const bool discard = (flags & MSG_TRUNC) != 0;
+  Sink sink(parts, discard);
+  // sock_rcvlowat(): a call that may wait does so for this much.
+  const auto low_water = static_cast<std::size_t>(
+      slot.receive_low_water.load(std::memory_order_relaxed));
+  const std::size_t target =
+      (flags & MSG_WAITALL) != 0 ? sink.room() : std::min(low_water, sink.room());
+  std::int64_t since = 0;  // it first waited
+  LookingFor looked;
   bool slept = false;
-  bool sleep_first = (flags & MSG_DONTWAIT) == 0 && sink.room() > 0 &&
+  bool sleep_first = (flags & MSG_DONTWAIT) == 0 &&
                      slot.state.load(std::memory_order_acquire) == State::established &&
                      local(slot).expects_wait.load(std::memory_order_relaxed);
   for (;;) {
-    if (slot.generation.load(std::memory_order_relaxed) != generation ||
-        descriptor_word(fd) != managed_word(&slot) ||
-        slot.state.load(std::memory_order_acquire) == State::free) {
+    if (!goes_on(slot, call)) {
       // Closed while this call slept.
       if (sink.delivered() > 0) break;
       errno = EBADF;
@@ -73,17 +105,19 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       return receive_on_failed(slot);
     }
     if (state != State::established) {
-      if (state == State::connecting && connecting_failed(fd)) {
-        int error = take_socket_error(fd);
+      if (state == State::connecting && connecting_failed(call.fd)) {
+        int error = take_socket_error(call.fd);
         if (error == 0) return 0;
         errno = error;
         return -1;
       }
-      take_ownership(slot, fd);
+      take_ownership(slot, call.fd);
       if (is_shut_for_reading(slot)) return 0;
-      Waited waited = wait_for_session(slot, fd, flags, SO_RCVTIMEO);
+      may_sleep(slot, call);
+      if (since == 0) since = monotonic_ns();
+      Waited waited = wait_for_session(slot, call.fd, flags, SO_RCVTIMEO);
       if (waited == Waited::changed) continue;
-      if (waited == Waited::would_block) quiet_readiness(slot, fd);
+      if (waited == Waited::would_block) quiet_readiness(slot, call.fd);
       errno = waited == Waited::interrupted ? EINTR : EAGAIN;
       return -1;
     }
@@ -100,29 +134,29 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
         }
         if (guard.owner_gone()) {
           guard.unlock();
-          poison(slot, fd);
+          poison(slot, call.fd);
           continue;
         }
-        if (descriptor_word(fd) != managed_word(&slot)) continue;
+        if (!names(slot, call)) continue;
         // After shutdown(SHUT_RD) what is there can still be read; nothing is waited for.
-        outcome = RecordReader(slot, fd, *scratch.operator->(), sink, peek).run();
+        outcome = RecordReader(slot, call.fd, *scratch.operator->(), sink, peek).run();
         if (outcome.fill == Fill::drained && slot.receiving.shut) outcome.fill = Fill::end;
+        if (low_water > 1) apply_low_water(slot, call.fd);
       }
       if (outcome.fill == Fill::broken) {
-        fail_closed(slot, fd, outcome.reason, outcome.detail, outcome.alert);
+        fail_closed(slot, call.fd, outcome.reason, outcome.detail, outcome.alert);
         continue;
       }
       if (outcome.fill == Fill::error) {
         if (sink.delivered() > 0 || ended_by_us(slot, outcome.error)) break;
         if (outcome.error == ECONNRESET || outcome.error == ETIMEDOUT || outcome.error == EPIPE) {
-          fail_closed(slot, fd, Reason::reset_by_peer);
+          fail_closed(slot, call.fd, Reason::reset_by_peer);
           slot.error_taken.store(true, std::memory_order_relaxed);
         }
         errno = outcome.error;
         return -1;
       }
-      if (outcome.fill == Fill::end) break;
-      if (sink.room() == 0 || (sink.delivered() > 0 && !wait_all)) break;
+      if (outcome.fill == Fill::end || sink.delivered() >= target) break;
       if ((flags & MSG_DONTWAIT) != 0) {
         if (sink.delivered() > 0) break;
         errno = EAGAIN;
@@ -130,16 +164,30 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       }
     }
     sleep_first = false;
-    // The kernel's own blocking receive: EINTR, SA_RESTART, SO_RCVTIMEO and O_NONBLOCK are its own.
-    std::uint8_t byte;
-    ssize_t woken = next.recv(fd, &byte, 1, MSG_PEEK);
+    may_sleep(slot, call);
+    if (sink.delivered() > 0) {
+      if (since == 0) since = monotonic_ns();
+      if (peek) {
+        if (!wait_for_more_to_see(call.fd, sink.delivered(), looked)) break;
+        sink = Sink(parts, discard);
+      } else if (!wait_for_more(slot, call.fd, since)) {
+        break;
+      }
+      continue;
+    }
+    if (since == 0) {
+      since = monotonic_ns();
+    } else if (time_left(call.fd, SO_RCVTIMEO, since) == 0) {
+      errno = EAGAIN;
+      return -1;
+    }
+    ssize_t woken = sleep_until_readable(call);
     if (woken < 0 && ended_by_us(slot, errno)) continue;  // the reader says how it ends
     if (woken < 0) {
       if (errno == EAGAIN) local(slot).expects_wait.store(false, std::memory_order_relaxed);
-      if (sink.delivered() > 0) break;
       if (errno == ECONNRESET || errno == ETIMEDOUT) {
         int error = errno;
-        fail_closed(slot, fd, Reason::reset_by_peer);
+        fail_closed(slot, call.fd, Reason::reset_by_peer);
         slot.error_taken.store(true, std::memory_order_relaxed);
         errno = error;
       }
@@ -155,6 +203,33 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
   }
   errno = entry_errno;
   return static_cast<ssize_t>(sink.delivered());
+}
+
+}  // namespace
+
+ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  if ((flags & MSG_ERRQUEUE) != 0) {
+    msghdr message{};
+    message.msg_iov = const_cast<iovec *>(parts.data());
+    message.msg_iovlen = parts.size();
+    return next.recvmsg(fd, &message, flags);
+  }
+  if ((flags & MSG_OOB) != 0) {
+    note_unsupported(slot, fd, "MSG_OOB");
+    errno = EINVAL;  // what TCP says when there is no urgent data
+    return -1;
+  }
+  // TCP waits for data, or its end, even when there is no room for any.
+  iovec nowhere{nullptr, 1};
+  const bool no_room = Sink(parts, false).room() == 0;
+  if (no_room) {
+    parts = {&nowhere, 1};
+    flags = (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC;
+  }
+  UnderWay call(slot, fd);
+  ssize_t got = receive_under_way(slot, call, parts, flags);
+  leave(slot, call);
+  return no_room && got > 0 ? 0 : got;
 }
 
 ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) {

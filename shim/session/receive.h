@@ -9,6 +9,9 @@ namespace inlay::shim {
 // session is not established.
 int readable_bytes(Slot &slot, int fd) noexcept;
 
+// Everything the kernel's queue holds, ciphertext; not positive when that is nothing.
+long queued_bytes(int fd) noexcept;
+
 // Swallows control records (close_notify among them) at the front of the kernel's queue: left
 // there, they would make the kernel answer close() with a reset instead of a FIN.
 // True when data that nobody will read is left behind them, or when an alert among them says that

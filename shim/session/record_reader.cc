@@ -287,19 +287,24 @@ Outcome RecordReader::read_staying_record(std::size_t record) noexcept {
 // MSG_PEEK with room behind the first record: opens the whole records that follow it in the kernel,
 // committing nothing.
 Outcome RecordReader::peek_further(std::size_t first_record) noexcept {
-  std::size_t skip = first_record - rx_.head_length;
-  long got = kernel::receive(fd_, scratch_.bytes, kScratchSize, MSG_DONTWAIT | MSG_PEEK);
+  std::size_t at = first_record - rx_.head_length;
   std::uint64_t sequence = rx_.traffic.sequence;
-  std::size_t end = got > 0 ? static_cast<std::size_t>(got) : 0;
-  for (std::size_t at = skip; at + tls::kHeaderLength <= end && sink_.room() > 0;) {
-    auto header = tls::parse_header({scratch_.bytes + at, tls::kHeaderLength});
-    if (!header || at + tls::kHeaderLength + header->length > end) break;
-    std::size_t record = tls::kHeaderLength + header->length;
-    auto opened = local_.open->open(++sequence, {scratch_.bytes + at, record}, scratch_.plain);
-    // Whatever is wrong with it is found when it is read.
-    if (!opened || opened->type != ContentType::application_data) break;
-    sink_.put(scratch_.plain, std::min(opened->length, sink_.room()));
-    at += record;
+  for (std::size_t most : {kScratchSize, SIZE_MAX}) {  // the scratch does nearly always
+    QueueView queue(fd_, scratch_, most);
+    std::span<const std::uint8_t> bytes = queue.bytes();
+    while (at + tls::kHeaderLength <= bytes.size() && sink_.room() > 0) {
+      auto header = tls::parse_header(bytes.subspan(at, tls::kHeaderLength));
+      if (!header || at + tls::kHeaderLength + header->length > bytes.size()) break;
+      std::size_t record = tls::kHeaderLength + header->length;
+      auto opened = local_.open->open(++sequence, bytes.subspan(at, record), scratch_.plain);
+      // Whatever is wrong with it is found when it is read.
+      if (!opened || opened->type != ContentType::application_data) {
+        return Outcome{.fill = Fill::filled};
+      }
+      sink_.put(scratch_.plain, std::min(opened->length, sink_.room()));
+      at += record;
+    }
+    if (sink_.room() == 0 || bytes.size() < kScratchSize) break;
   }
   return Outcome{.fill = Fill::filled};
 }

@@ -8,8 +8,6 @@
 //  - What the kernel does not take of sealed records is the tail. The session owns it: every later
 //    call flushes it first, the helper if none comes. Until it is gone send() is EAGAIN, or blocks
 //    on a blocking socket, outside the lock, one flusher at a time.
-#include <linux/futex.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <climits>
@@ -20,10 +18,10 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
-#include "shim/hooks/next.h"
-#include "shim/session/cancel.h"
+#include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/session.h"
+#include "shim/session/under_way.h"
 
 namespace inlay::shim {
 namespace {
@@ -56,12 +54,6 @@ std::size_t seal_record(Slot &slot, ContentType type, std::span<const iovec> par
   std::uint64_t sequence = tx.traffic.sequence++;
   std::atomic_signal_fence(std::memory_order_seq_cst);
   return local(slot).seal->seal(sequence, type, parts, offset, length, out);
-}
-
-void note_output(Slot &slot) noexcept {
-  slot.output_pending.store(slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
-                                (slot.sending.shut_requested && !slot.sending.fin_sent),
-                            std::memory_order_release);
 }
 
 // Sends sealed bytes; the kernel's refusal to take all of them leaves a tail. `error` is 0 or the
@@ -181,77 +173,6 @@ Push push_end(Slot &slot, int fd, int *error) noexcept {
   return Push::done;
 }
 
-// One blocking send of the tail's front.
-struct Flush {
-  Slot *slot;
-  int fd;
-  std::span<std::uint8_t> front;
-};
-
-long send_front(Flush *flush) {
-  return next.send(flush->fd, flush->front.data(), flush->front.size(), MSG_NOSIGNAL);
-}
-
-void end_flush(Slot &slot, ssize_t sent) noexcept {
-  Sending &tx = slot.sending;
-  {
-    Locked guard(slot.send_lock);
-    if (sent > 0) queue_pop(slot, tx.tail, static_cast<std::size_t>(sent));
-    tx.flusher.store(0, std::memory_order_relaxed);
-    note_output(slot);
-  }
-  kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
-}
-
-// The thread is cancelled: the kernel took nothing, and the helper goes on.
-void give_up_flush(Flush *flush) {
-  end_flush(*flush->slot, 0);
-  notify_helper(*flush->slot);
-}
-
-// Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
-// EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
-int flush_blocking(Slot &slot, int fd) {
-  Sending &tx = slot.sending;
-  Participant me = this_thread();
-  int result = 0;
-  while (result == 0) {
-    std::span<std::uint8_t> front;
-    {
-      Locked guard(slot.send_lock);
-      if (guard.reentered()) return EAGAIN;
-      if (guard.owner_gone() || descriptor_word(fd) != managed_word(&slot)) return EBADF;
-      Participant other = tx.flusher.load(std::memory_order_relaxed);
-      if (other == 0) {
-        front = queue_front(slot, tx.tail);
-        if (front.empty()) break;
-        tx.flusher.store(me, std::memory_order_relaxed);
-      }
-    }
-    if (front.empty()) {
-      // Somebody else is at it: sleep until they are done, then look again.
-      timespec look{0, 50'000'000};
-      Participant other = tx.flusher.load(std::memory_order_relaxed);
-      if (other == 0) continue;
-      long slept = kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAIT,
-                                static_cast<long>(static_cast<std::uint32_t>(other)),
-                                kernel::word(&look));
-      if (slept == -EINTR) return EINTR;
-      if (slept == -ETIMEDOUT && !lives(&slot, other)) {
-        poison(slot, fd);
-        return EBADF;
-      }
-      continue;
-    }
-    // The tail's front is stable: only a flusher takes from it.
-    Flush flush{&slot, fd, front};
-    auto sent = static_cast<ssize_t>(cancellable(send_front, give_up_flush, &flush));
-    result = sent < 0 ? errno : 0;
-    end_flush(slot, sent);
-  }
-  return result;
-}
-
 // Room the early queue still has for this connection.
 std::size_t early_room(Slot &slot, int fd) noexcept {
   int buffer = 0;
@@ -288,6 +209,12 @@ std::size_t write_early(Slot &slot, int fd, std::span<const iovec> parts,
 
 }  // namespace
 
+void note_output(Slot &slot) noexcept {
+  slot.output_pending.store(slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
+                                (slot.sending.shut_requested && !slot.sending.fin_sent),
+                            std::memory_order_release);
+}
+
 bool queue_control(Slot &slot, ContentType type, std::span<const std::uint8_t> message) noexcept {
   if (!make_cipher(slot)) return false;
   std::uint8_t record[64 + tls::kRecordOverhead];
@@ -319,30 +246,15 @@ Push push_output(Slot &slot, int fd, int *error) noexcept {
   return pushed;
 }
 
-ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
-    note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
-    errno = EOPNOTSUPP;
-    return -1;
-  }
-  if ((flags & MSG_FASTOPEN) != 0 && slot.state.load(std::memory_order_acquire) > State::connecting) {
-    // A connection there is already: the kernel's errno, asked for without a byte.
-    long none = kernel::send(fd, nullptr, 0, MSG_FASTOPEN | MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (none < 0) {
-      errno = static_cast<int>(-none);
-      return -1;
-    }
-  }
+static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
   const int entry_errno = errno;
   const std::size_t total = total_length(parts);
-  const std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
   std::size_t done = 0;
+  std::int64_t since = 0;  // it first waited for the kernel
   int error = 0;
   bool owed = false;
   while (error == 0) {
-    if (slot.generation.load(std::memory_order_relaxed) != generation ||
-        descriptor_word(fd) != managed_word(&slot) ||
-        slot.state.load(std::memory_order_acquire) == State::free) {
+    if (!goes_on(slot, call)) {
       error = EBADF;
       break;
     }
@@ -351,8 +263,8 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       if (done > 0) break;
       return send_on_failed(slot, flags);
     }
-    if (state == State::connecting && connecting_failed(fd)) {
-      error = take_socket_error(fd);
+    if (state == State::connecting && connecting_failed(call.fd)) {
+      error = take_socket_error(call.fd);
       if (error == 0) error = EPIPE;
       break;
     }
@@ -367,10 +279,10 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       }
       if (guard.owner_gone()) {
         guard.unlock();
-        poison(slot, fd);
+        poison(slot, call.fd);
         continue;
       }
-      if (descriptor_word(fd) != managed_word(&slot)) continue;
+      if (!names(slot, call)) continue;
       if (slot.sending.shut_requested) {
         guard.unlock();
         if (done > 0) break;
@@ -378,13 +290,13 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       }
       if (slot.state.load(std::memory_order_acquire) != state) continue;
       if (state != State::established) {
-        done += write_early(slot, fd, parts, done);
+        done += write_early(slot, call.fd, parts, done);
         owed = true;
         full = done < total;
       } else {
         bool waits = slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
                      slot.sending.flusher.load(std::memory_order_relaxed) != 0;
-        Push pushed = waits ? push_output(slot, fd, &error) : Push::done;
+        Push pushed = waits ? push_output(slot, call.fd, &error) : Push::done;
         if (pushed == Push::pending) {
           full = true;
           owed = true;
@@ -397,8 +309,8 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
           Step step = Step::moved;
           while (step == Step::moved && done < total) {
             std::size_t moved = 0;
-            step = seal_and_send(slot, fd, *scratch.operator->(), parts, done, total, flags, &moved,
-                                 &error);
+            step = seal_and_send(slot, call.fd, *scratch.operator->(), parts, done, total, flags,
+                                 &moved, &error);
             done += moved;
           }
           full = step == Step::full;
@@ -408,16 +320,17 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       }
     }
     if (broken != Reason::none) {
-      fail_closed(slot, fd, broken, "record could not be sealed or kept");
+      fail_closed(slot, call.fd, broken, "record could not be sealed or kept");
       continue;
     }
     if (error != 0) break;
     if (state != State::established) {
-      take_ownership(slot, fd);
+      take_ownership(slot, call.fd);
       if (done == total) break;
       slot.writer_starved.store(true, std::memory_order_release);
       notify_helper(slot);
-      Waited waited = wait_for_session(slot, fd, flags, SO_SNDTIMEO);
+      may_sleep(slot, call);
+      Waited waited = wait_for_session(slot, call.fd, flags, SO_SNDTIMEO);
       if (waited == Waited::changed) continue;
       error = waited == Waited::interrupted ? EINTR : EAGAIN;
       break;
@@ -430,7 +343,14 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
       if (done == 0) error = EAGAIN;
       break;
     }
-    error = flush_blocking(slot, fd);
+    may_sleep(slot, call);
+    if (since == 0) {
+      since = monotonic_ns();
+    } else if (time_left(call.fd, SO_SNDTIMEO, since) == 0) {
+      error = EAGAIN;
+      break;
+    }
+    error = flush_blocking(slot, call);
     if (error == 0) owed = false;
     if (error == 0 && slot.sending.early.length > 0) continue;
     if (error == 0 && done == total) break;
@@ -445,6 +365,26 @@ ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
   if (error == ECONNRESET) slot.error_taken.store(true, std::memory_order_relaxed);
   errno = error;
   return -1;
+}
+
+ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
+    note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
+    errno = EOPNOTSUPP;
+    return -1;
+  }
+  if ((flags & MSG_FASTOPEN) != 0 && slot.state.load(std::memory_order_acquire) > State::connecting) {
+    // A connection there is already: the kernel's errno, asked for without a byte.
+    long none = kernel::send(fd, nullptr, 0, MSG_FASTOPEN | MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (none < 0) {
+      errno = static_cast<int>(-none);
+      return -1;
+    }
+  }
+  UnderWay call(slot, fd);
+  ssize_t sent = send_under_way(slot, call, parts, flags);
+  leave(slot, call);
+  return sent;
 }
 
 ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) {

@@ -110,6 +110,11 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
   Local &mine = local(*slot);
   mine.descriptor = static_cast<std::uint32_t>(fd) + 1;
   mine.policy = policy;
+  // The program's, or its listener's: the handshake is not to wait for so much.
+  if (int low_water = int_option(fd, SOL_SOCKET, SO_RCVLOWAT, 1); low_water > 1) {
+    slot->receive_low_water.store(low_water, std::memory_order_relaxed);
+    apply_low_water(*slot, fd);
+  }
   claim_number(fd);
   set_descriptor_word(fd, managed_word(slot));
   return slot;

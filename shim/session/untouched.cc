@@ -156,7 +156,7 @@ Untouched judge_untouched(Slot &slot, int fd, std::int64_t waited_ns) noexcept {
 
 void hand_on(Slot &slot, int fd) noexcept {
   if (!is_hidden(slot)) return;
-  if (slot.hides_readiness.exchange(false, std::memory_order_acq_rel)) refire_readable(fd);
+  if (slot.hides_readiness.exchange(false, std::memory_order_acq_rel)) refire_readable(slot, fd);
 }
 
 void hand_on_standard_streams() noexcept {

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 
@@ -12,6 +13,7 @@
 #include "shim/arena/process.h"
 #include "shim/hooks/next.h"
 #include "shim/session/cancel.h"
+#include "shim/session/helper.h"
 #include "shim/session/internal.h"
 
 namespace inlay::shim {
@@ -19,12 +21,6 @@ namespace {
 
 // How often a waiter looks whether the process that does the handshake still lives.
 constexpr long kOwnerCheckNs = 100'000'000;
-
-std::int64_t now_ns() noexcept {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
 
 bool owner_died(const Slot &slot) noexcept {
   Participant owner = slot.owner.load(std::memory_order_relaxed);
@@ -68,6 +64,15 @@ int take_socket_error(int fd) noexcept {
   return error;
 }
 
+std::int64_t time_left(int fd, int option, std::int64_t since) noexcept {
+  timeval limit{};
+  socklen_t size = sizeof(limit);
+  if (kernel::get_option(fd, SOL_SOCKET, option, &limit, &size) != 0) return -1;
+  std::int64_t whole =
+      std::int64_t{limit.tv_sec} * 1'000'000'000 + std::int64_t{limit.tv_usec} * 1000;
+  return whole == 0 ? -1 : std::max<std::int64_t>(whole - (monotonic_ns() - since), 0);
+}
+
 Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
   State state = slot.state.load(std::memory_order_acquire);
   if (state == State::established || state == State::failed || state == State::free) {
@@ -77,13 +82,9 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
     return Waited::would_block;
   }
   show_readiness(slot, fd);
-  timeval limit{};
-  socklen_t size = sizeof(limit);
-  kernel::get_option(fd, SOL_SOCKET, option, &limit, &size);
-  std::int64_t end = limit.tv_sec == 0 && limit.tv_usec == 0
-                         ? 0
-                         : now_ns() + std::int64_t{limit.tv_sec} * 1'000'000'000 +
-                               std::int64_t{limit.tv_usec} * 1000;
+  std::int64_t now = monotonic_ns();
+  std::int64_t whole = time_left(fd, option, now);
+  std::int64_t end = whole < 0 ? 0 : now + whole;
   Waited result = Waited::changed;
   slot.waiters.fetch_add(1, std::memory_order_seq_cst);
   while (slot.state.load(std::memory_order_acquire) == state) {
@@ -95,7 +96,7 @@ Waited wait_for_session(Slot &slot, int fd, int flags, int option) {
     if (state == State::connecting && connecting_failed(fd)) break;
     // Without a bound the kernel restarts the wait for SA_RESTART handlers, as recv would.
     if (end != 0 || watched) {
-      std::int64_t left = end != 0 ? end - now_ns() : kOwnerCheckNs;
+      std::int64_t left = end != 0 ? end - monotonic_ns() : kOwnerCheckNs;
       if (left <= 0) {
         result = Waited::timed_out;
         break;

@@ -165,6 +165,21 @@ int unpack(int from, int flags) {
   return fd;
 }
 
+void await_asleep(const std::atomic<int> &thread) {
+  while (thread.load() == 0) sched_yield();
+  char path[64];
+  std::snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread.load());
+  for (int asleep = 0; asleep < 3;) {
+    FILE *stat = std::fopen(path, "r");
+    if (stat == nullptr) return;
+    char state = 0;
+    if (std::fscanf(stat, "%*d (%*[^)]) %c", &state) != 1) state = 0;
+    std::fclose(stat);
+    asleep = state == 'S' ? asleep + 1 : 0;
+    sched_yield();
+  }
+}
+
 std::string pattern(std::size_t length, unsigned seed) {
   std::string bytes(length, '\0');
   std::uint32_t state = seed * 2654435761u + 1;

@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
@@ -30,6 +31,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <thread>
 
 namespace behaviour {
 
@@ -92,6 +94,30 @@ int listen_anywhere(std::uint16_t *port);
 void make_nonblocking(int fd);
 // The events poll() reports, having waited for one of `events`.
 int wait_for(int fd, short events);
+
+// --- threads ------------------------------------------------------------------------------------
+
+// Until the thread with that id, once it is set, sleeps in a call: /proc says so.
+void await_asleep(const std::atomic<int> &thread);
+
+// A thread with a name of its own in the record, and whether it sleeps in the kernel.
+class Worker {
+ public:
+  template <typename Work>
+  Worker(const char *name, Work work)
+      : thread_([this, name, work] {
+          call_myself(name);
+          id_ = gettid();
+          work();
+        }) {}
+  void await_blocked() { await_asleep(id_); }
+  pthread_t handle() { return thread_.native_handle(); }
+  void join() { thread_.join(); }
+
+ private:
+  std::atomic<int> id_{0};
+  std::thread thread_;
+};
 
 // --- descriptors in messages ---------------------------------------------------------------------
 

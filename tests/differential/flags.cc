@@ -267,8 +267,48 @@ Scenario several{"flags/recvmmsg-several",
                      send_all(fd, "abcdefghij");
                    } while (told() == 0);
                    close(fd);
-                   meet();
                  }};
+
+Scenario look_ahead{"flags/peek-across-records",
+                    [](int listener) {
+                      int fd = take(listener);
+                      std::string looked(200'000, '\0');
+                      await_queued(fd, 41'000);
+                      for (std::size_t length : {1u, 999u, 1000u, 1001u, 20'000u, 41'000u}) {
+                        note("peek", recv(fd, looked.data(), length, MSG_PEEK));
+                        note_data("looked at", std::string_view(looked).substr(0, length));
+                        note("by vectors", recv(fd, looked.data(), length, MSG_PEEK | MSG_WAITALL));
+                        note("uncopied", recv(fd, nullptr, length, MSG_PEEK | MSG_TRUNC));
+                      }
+                      // Across what is half taken.
+                      note_data("some", receive_exactly(fd, 500));
+                      note("peek", recv(fd, looked.data(), 30'000, MSG_PEEK));
+                      note_data("looked at", std::string_view(looked).substr(0, 30'000));
+                      // Waits for what is not there yet.
+                      tell(0);
+                      note("all of it", recv(fd, looked.data(), 100'000, MSG_PEEK | MSG_WAITALL));
+                      note_data("looked at", std::string_view(looked).substr(0, 100'000));
+                      tell(0);
+                      // And not for more than the end.
+                      note("to the end", recv(fd, looked.data(), 200'000, MSG_PEEK | MSG_WAITALL));
+                      note_data("looked at", looked);
+                      note_rest(fd);
+                    },
+                    [](std::uint16_t port) {
+                      int fd = dial(port);
+                      std::string bytes = pattern(105'000);
+                      std::string_view left = bytes;
+                      auto say_next = [&](std::size_t length) {
+                        send_all(fd, left.substr(0, length));
+                        left.remove_prefix(length);
+                      };
+                      for (std::size_t length : {1000u, 30'000u, 10'000u}) say_next(length);
+                      told();
+                      for (int i = 0; i < 6; ++i) say_next(10'000);
+                      told();
+                      say_next(left.size());
+                      close(fd);
+                    }};
 
 // --- sizes ----------------------------------------------------------------------------------
 

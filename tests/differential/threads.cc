@@ -18,22 +18,6 @@ pthread_t start(void *(*run)(void *), Job *job) {
   return thread;
 }
 
-// Sleeping in the kernel, where `call` (its number) put it: /proc says so.
-void await_blocked(std::atomic<int> &thread_id) {
-  while (thread_id.load() == 0) sched_yield();
-  char path[64];
-  std::snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread_id.load());
-  for (int asleep = 0; asleep < 3;) {
-    FILE *stat = std::fopen(path, "r");
-    if (stat == nullptr) return;
-    char state = 0;
-    if (std::fscanf(stat, "%*d (%*[^)]) %c", &state) != 1) state = 0;
-    std::fclose(stat);
-    asleep = state == 'S' ? asleep + 1 : 0;
-    sched_yield();
-  }
-}
-
 std::atomic<int> g_thread{0};
 
 void echo_all(int listener) {
@@ -123,7 +107,7 @@ Scenario cancel_recv{"threads/cancelled-in-recv",
                        send_all(job.fd, "hello");
                        receive_exactly(job.fd, 1);
                        pthread_t reader = start(receive_in_thread, &job);
-                       await_blocked(g_thread);
+                       await_asleep(g_thread);
                        note("cancel", pthread_cancel(reader));
                        void *result = nullptr;
                        note("join", pthread_join(reader, &result));
@@ -155,7 +139,7 @@ Scenario cancel_accept{"threads/cancelled-in-accept",
                          std::uint16_t port = 0;
                          Job job{listen_anywhere(&port), "acceptor"};
                          pthread_t acceptor = start(accept_in_thread, &job);
-                         await_blocked(g_thread);
+                         await_asleep(g_thread);
                          note("cancel", pthread_cancel(acceptor));
                          void *result = nullptr;
                          note("join", pthread_join(acceptor, &result));
@@ -182,7 +166,7 @@ Scenario cancel_early{"threads/cancelled-before-the-handshake-is-over",
                       [](std::uint16_t port) {
                         Job job{dial(port), "reader"};
                         pthread_t reader = start(receive_in_thread, &job);
-                        await_blocked(g_thread);
+                        await_asleep(g_thread);
                         note("cancel", pthread_cancel(reader));
                         void *result = nullptr;
                         note("join", pthread_join(reader, &result));
@@ -223,7 +207,7 @@ Scenario cancel_send{"threads/cancelled-in-send",
                              return nullptr;
                            },
                            &job);
-                       await_blocked(g_thread);
+                       await_asleep(g_thread);
                        note("cancel", pthread_cancel(writer));
                        void *result = nullptr;
                        note("join", pthread_join(writer, &result));
@@ -232,28 +216,6 @@ Scenario cancel_send{"threads/cancelled-in-send",
                        note("goes on", send_all(job.fd, "last"));
                        note("close", close(job.fd));
                      }};
-
-// close() in one thread does not wake another in recv: it goes on with what it holds.
-Scenario closed_under{"threads/closed-while-receiving",
-                      [](int listener) {
-                        int fd = take(listener);
-                        note_data("hello", receive_exactly(fd, 5));
-                        send_all(fd, "!");
-                        meet();
-                        send_all(fd, "x");
-                        char c;
-                        note("ended", recv(fd, &c, 1, 0) <= 0);
-                      },
-                      [](std::uint16_t port) {
-                        Job job{dial(port), "reader"};
-                        send_all(job.fd, "hello");
-                        receive_exactly(job.fd, 1);
-                        pthread_t reader = start(receive_in_thread, &job);
-                        await_blocked(g_thread);
-                        note("close", close(job.fd));
-                        meet();
-                        pthread_join(reader, nullptr);
-                      }};
 
 Scenario shut_under{"threads/shut-down-while-receiving",
                     [](int listener) {
@@ -267,7 +229,7 @@ Scenario shut_under{"threads/shut-down-while-receiving",
                       send_all(job.fd, "hello");
                       receive_exactly(job.fd, 1);
                       pthread_t reader = start(receive_in_thread, &job);
-                      await_blocked(g_thread);
+                      await_asleep(g_thread);
                       note("shutdown", shutdown(job.fd, SHUT_RDWR));
                       pthread_join(reader, nullptr);
                     }};

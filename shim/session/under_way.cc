@@ -1,0 +1,166 @@
+#include "shim/session/under_way.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
+#include "shim/boot/sandbox.h"
+#include "shim/session/helper.h"
+#include "shim/session/internal.h"
+#include "shim/session/lifetime.h"
+#include "shim/session/proc.h"
+#include "shim/session/session.h"
+
+namespace inlay::shim {
+namespace {
+
+// How long after the close a thread that is not seen in a call may have woken just now, and not come far
+// yet: whatever it does, and when it computes.
+constexpr std::int64_t kGraceNs = 30'000'000;
+constexpr std::int64_t kComputingGraceNs = 1'000'000'000;
+
+std::atomic<bool> g_forgotten{false};
+
+// The number after `text`, decimal or with 0x, and where it ends.
+std::uint64_t parse_number(const char *&text) noexcept {
+  unsigned base = 10;
+  if (text[0] == '0' && text[1] == 'x') {
+    base = 16;
+    text += 2;
+  }
+  std::uint64_t number = 0;
+  for (;; ++text) {
+    unsigned digit = *text >= '0' && *text <= '9'   ? static_cast<unsigned>(*text - '0')
+                     : *text >= 'a' && *text <= 'f' ? static_cast<unsigned>(*text - 'a') + 10
+                                                    : 16;
+    if (digit >= base) return number;
+    number = number * base + digit;
+  }
+}
+
+enum class Asleep : std::uint8_t { here, elsewhere, awake };
+
+// What a thread of this process does: proc(5), /proc/PID/syscall: "running", or the number of the
+// call it sleeps in and its arguments.
+Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noexcept {
+  ProcPath path;
+  path.before("/syscall").before(thread).before("/proc/self/task/");
+  long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return Asleep::elsewhere;
+  char line[64] = {};
+  long got = kernel::call(SYS_read, file, kernel::word(line), sizeof(line) - 1);
+  kernel::close(static_cast<int>(file));
+  if (got <= 0) return Asleep::elsewhere;
+  if (line[0] == 'r') return Asleep::awake;
+  if (line[0] < '0' || line[0] > '9') return Asleep::elsewhere;
+  const char *at = line;
+  auto call = static_cast<long>(parse_number(at));
+  if (*at == ' ') ++at;
+  std::uint64_t first = parse_number(at);
+  switch (call) {
+    case SYS_recvfrom:
+    case SYS_sendto: {
+      // The number that was closed last, a copy of inlay's, or one that is nothing any more.
+      auto number = static_cast<int>(first);
+      bool here = number == static_cast<int>(closed) || is_own_descriptor(number) ||
+                  kernel::call(SYS_fcntl, number, F_GETFD) < 0;
+      return here ? Asleep::here : Asleep::elsewhere;
+    }
+    case SYS_futex: {  // for the session's state, or one of its locks
+      auto begin = reinterpret_cast<std::uint64_t>(&slot);
+      return first - begin < sizeof(Slot) ? Asleep::here : Asleep::elsewhere;
+    }
+    case SYS_ppoll:
+      return Asleep::awake;  // of what is not told
+    default:
+      return Asleep::elsewhere;
+  }
+}
+
+}  // namespace
+
+void count(Slot &slot, UnderWay &call) noexcept {
+  Local &mine = local(slot);
+  mine.caller.store(current_thread_id(), std::memory_order_relaxed);
+  mine.calls.fetch_add(1, std::memory_order_acq_rel);
+  call.counted = true;
+}
+
+bool follow(Slot &slot, UnderWay &call) noexcept {
+  if (!call.counted) return false;
+  Locked life(slot.life_lock);
+  int number = static_cast<int>(local(slot).descriptor) - 1;
+  if (life.reentered() || number < 0 ||
+      slot.generation.load(std::memory_order_relaxed) != call.generation) {
+    return false;
+  }
+  long copy = kernel::call(SYS_fcntl, number, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return false;
+  int own = make_own(static_cast<int>(copy));
+  if (own < 0) {
+    kernel::close(static_cast<int>(copy));
+    return false;
+  }
+  call.fd = own;
+  call.copied = true;
+  return true;
+}
+
+void end(Slot &slot, UnderWay &call) noexcept {
+  if (call.copied) close_own(call.fd);
+  if (slot.generation.load(std::memory_order_acquire) != call.generation) return;
+  Local &mine = local(slot);
+  std::uint32_t calls = mine.calls.load(std::memory_order_relaxed);
+  while (calls > 0 && !mine.calls.compare_exchange_weak(calls, calls - 1)) {
+  }
+  if (calls == 1 && mine.hidden) notify_helper(slot);
+}
+
+bool is_called(Slot &slot, int fd) noexcept {
+  Local &mine = local(slot);
+  std::uint32_t calls = mine.calls.load(std::memory_order_acquire);
+  if (calls == 0 || g_forgotten.load(std::memory_order_relaxed) || boot::sandboxed()) return false;
+  // This thread has left the call by a jump, or is in a signal's handler: then the call ends, too.
+  if (calls == 1 && mine.caller.load(std::memory_order_relaxed) == current_thread_id()) {
+    mine.calls.store(0, std::memory_order_relaxed);
+    return false;
+  }
+  mine.closed = static_cast<std::uint32_t>(fd) + 1;
+  mine.closed_ns = monotonic_ns();
+  return true;
+}
+
+bool is_still_called(Slot &slot) noexcept {
+  Local &mine = local(slot);
+  if (mine.calls.load(std::memory_order_acquire) == 0 || mine.closed == 0 ||
+      g_forgotten.load(std::memory_order_relaxed) || boot::sandboxed()) {
+    return false;
+  }
+  std::int64_t since = monotonic_ns() - mine.closed_ns;
+  if (since < kGraceNs) return true;
+  constexpr const char kTasks[] = "/proc/self/task";
+  long folder =
+      kernel::call(SYS_openat, AT_FDCWD, kernel::word(kTasks), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return false;
+  bool called = false;
+  for_each_number(static_cast<int>(folder), [&](std::uint32_t thread) {
+    if (thread == current_thread_id()) return true;
+    Asleep what = look_at(thread, slot, mine.closed - 1);
+    called = what == Asleep::here || (what == Asleep::awake && since < kComputingGraceNs);
+    return !called;
+  });
+  kernel::close(static_cast<int>(folder));
+  return called;
+}
+
+void forget_calls() noexcept {
+  g_forgotten.store(true, std::memory_order_relaxed);
+  if (lingering().load(std::memory_order_acquire) == 0) return;
+  for_each_slot([](Slot &slot) {
+    if (local(slot).hidden && local(slot).closed != 0) notify_helper(slot);
+  });
+}
+
+}  // namespace inlay::shim
