@@ -248,6 +248,17 @@
   X(resolver, refuse, int, __res_nsend, (struct __res_state *state, const unsigned char            \
     *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by        \
     policy")                                                                                       \
+  X(remote, refuse, int, rcmd, (char **host, unsigned short port, const char *own_user,            \
+    const char *user, const char *command, int *errors), "EACCES, unless in the clear by           \
+    policy")                                                                                       \
+  X(remote, refuse, int, rcmd_af, (char **host, unsigned short port, const char *own_user,         \
+    const char *user, const char *command, int *errors, sa_family_t family), "EACCES, unless       \
+    in the clear by policy")                                                                       \
+  X(remote, refuse, int, rexec, (char **host, int port, const char *user, const char               \
+    *password, const char *command, int *errors), "EACCES, unless in the clear by policy")         \
+  X(remote, refuse, int, rexec_af, (char **host, int port, const char *user, const char            \
+    *password, const char *command, int *errors, sa_family_t family), "EACCES, unless in the       \
+    clear by policy")                                                                              \
   X(process, watch, void, _exit, (int status), "flushes what connections owe")                     \
   X(process, watch, void, _Exit, (int status), "flushes what connections owe")                     \
   X(process, watch, int, execve,                                                                   \

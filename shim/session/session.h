@@ -30,6 +30,10 @@ ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *c
 // Returns fd. Called with the descriptor fresh from the kernel.
 int accepted(int listener, int fd) noexcept;
 
+// For sockets of the C library's own: whether policy lets a connection there through in the clear. Logs
+// when it does not.
+bool may_connect_in_the_clear(const sockaddr *address, socklen_t length) noexcept;
+
 // --- data (receive.cc, send.cc, send_file.cc) ---------------------------------------------------
 
 ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags);

@@ -271,6 +271,20 @@ bool may_be_in_the_clear(int fd) noexcept {
          decide_outbound(*policy, *there, nullptr).mode == Mode::plaintext;
 }
 
+bool may_connect_in_the_clear(const sockaddr *address, socklen_t length) noexcept {
+  std::optional<Endpoint> remote = Endpoint::from_sockaddr(address, length);
+  if (!remote) return true;
+  const policy::Policy *policy = current_policy();
+  Decision decision{};
+  if (policy != nullptr) decision = decide_outbound(*policy, *remote, nullptr);
+  if (policy != nullptr && decision.mode == Mode::plaintext) return true;
+  Reason reason = policy == nullptr ? Reason::policy_unreadable
+                  : decision.mode == Mode::strict ? Reason::unsupported_socket
+                                                  : decision.reason;
+  report_address(-1, Event::refused, reason, decision.rule, address, length);
+  return false;
+}
+
 int connect_socket(int fd, const sockaddr *address, socklen_t length, const void *caller) {
   if (Slot *slot = managed(fd)) return connect_again(*slot, fd, address, length, caller);
   std::uint64_t word = descriptor_word(fd);

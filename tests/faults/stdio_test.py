@@ -28,7 +28,7 @@ REFUSED = ["psiginfo", "wcout", "stdout kept, putc_unlocked", "stdout kept, fwpr
            "a file's stream, then connect", "a file's stream, received in a message", "tmpfile, then dup2",
            "two streams, then dup2"]
 # The call fails, by the kernel or by inlay; the connection lives on.
-FAILS = ["fwprintf", "fputws", "pwrite", "pwritev", "vmsplice", "splice", "tee", "copy_file_range", "aio_write", "_IO_file_attach",
+FAILS = ["rexec", "rcmd", "fwprintf", "fputws", "pwrite", "pwritev", "vmsplice", "splice", "tee", "copy_file_range", "aio_write", "_IO_file_attach",
          "a pipe's stream, then dup2"]
 
 

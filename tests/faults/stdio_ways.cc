@@ -8,6 +8,7 @@
 #include <error.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -322,6 +323,24 @@ const Way kWays[] = {
        void *frames[8];
        int fd = established();
        backtrace_symbols_fd(frames, backtrace(frames, 8), fd);
+     }},
+
+    // --- a connection of the C library's own ---
+    {"rexec",
+     [] {
+       char *host = const_cast<char *>("127.0.0.1");
+       int fd = rexec(&host, htons(static_cast<std::uint16_t>(std::stoi(g_port))), canary(),
+                      canary(), canary(), nullptr);
+       if (fd != -1 || errno != EACCES) _exit(9);
+       hear_greeting(dial());
+     }},
+    {"rcmd",
+     [] {
+       char *host = const_cast<char *>("127.0.0.1");
+       int fd = rcmd(&host, htons(static_cast<std::uint16_t>(std::stoi(g_port))), canary(),
+                     canary(), canary(), nullptr);
+       if (fd != -1 || errno != EACCES) _exit(9);
+       hear_greeting(dial());
      }},
 
     // --- children of the C library's own making, of a program that dropped inlay's variables ---
