@@ -276,6 +276,11 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
       return HandshakeStep::failed;
     }
     long got = read_record(fd, task);
+    if (got <= 0 && !task.input.empty()) {
+      // The first bytes of a record may tell that it is none.
+      progress = task.handshake->advance(task.input, consumed, task.output);
+      if (progress == Progress::failed) return fail(slot, fd, task);
+    }
     if (got == -EAGAIN) return HandshakeStep::wants_read;
     if (got <= 0) {
       fail_closed(slot, fd, got == 0 ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);

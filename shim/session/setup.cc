@@ -249,15 +249,20 @@ bool is_connection(int fd) noexcept {
 }
 
 bool is_fresh(int fd) noexcept {
-  tcp_info info{};
-  socklen_t size = sizeof(info);
-  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
-  int unread = 0;
-  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
-  // The peer's FIN counts as a byte received. More may have come between the two questions.
-  std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
-  return info.tcpi_bytes_acked <= 1 && info.tcpi_bytes_sent == 0 &&
-         info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin;
+  // Twice: tcp_get_info() looks at the state before it locks the socket, and a FIN that comes in
+  // between is among the bytes received of a connection that seems to have none.
+  for (int look = 0; look < 2; ++look) {
+    tcp_info info{};
+    socklen_t size = sizeof(info);
+    if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
+    int unread = 0;
+    kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
+    // The peer's FIN counts as a byte received. More may have come between the two questions.
+    std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
+    if (info.tcpi_bytes_acked > 1 || info.tcpi_bytes_sent != 0) return false;
+    if (info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin) return true;
+  }
+  return false;
 }
 
 bool may_be_in_the_clear(int fd) noexcept {

@@ -89,11 +89,20 @@ class Plaintext(Case):
                 self.assertEqual((result["received"], result["end"]), ("", "ECONNRESET"))
                 self.assertIn(server.reason(port), ("peer-not-tls", "protocol-violation", "tls-version",
                                                     "record-overflow", "refused-by-peer",
-                                                    "peer-closed-in-handshake",
-                                                    # a peer that has ended already may look as if
-                                                    # another program had begun on it
-                                                    "inherited-unknown"))
+                                                    "peer-closed-in-handshake"))
         self.assertServes()
+
+    def test_a_few_bytes_that_no_record_begins_with_are_refused_at_once(self):
+        for sent in (b"x", b"GE", b"220", b"\0\0\0\4", b"\x16\x02"):
+            for ends in (False, True):
+                with self.subTest(sent, ends=ends), socket.create_connection(("127.0.0.1", server.port)) as peer:
+                    port = peer.getsockname()[1]
+                    peer.sendall(sent)
+                    if ends:
+                        peer.shutdown(socket.SHUT_WR)
+                    self.assertOnlyTls(drain(peer), GREETING)
+                    server.result(port)
+                    self.assertEqual(server.reason(port), "peer-not-tls")
 
     def test_t29_a_strict_client_sends_a_plaintext_server_no_application_byte(self):
         for name, sent in {"http": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
