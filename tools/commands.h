@@ -13,5 +13,6 @@ void add_log_command(const Command &root);
 void add_policy_command(const Command &root);
 void add_ca_command(const Command &root);
 void add_agent_command(const Command &root);
+void add_status_command(const Command &root);
 
 }  // namespace inlay::tools

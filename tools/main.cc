@@ -26,6 +26,7 @@ Commands:
   policy   check a configuration, explain what it does with a connection
   ca       make a development authority, issue identities
   agent    start the node agent, where inlay-agent is installed
+  status   show what the agent knows: identities, when they renew, what is wrong
 
 Example: a development authority, an identity, a program that uses it
   inlay ca init --dir authority --trust-domain example.org
@@ -64,6 +65,7 @@ int main(int argc, char **argv) {
   add_policy_command(root);
   add_ca_command(root);
   add_agent_command(root);
+  add_status_command(root);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;
