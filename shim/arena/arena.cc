@@ -43,7 +43,10 @@ Local *map_locals() noexcept {
   long result = kernel::call(SYS_mmap, 0, kLocalsSize, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (result < 0 && result > -4096) return nullptr;
-  kernel::call(SYS_madvise, result, kLocalsSize, MADV_WIPEONFORK);
+  if (kernel::call(SYS_madvise, result, kLocalsSize, MADV_WIPEONFORK) != 0) {
+    kernel::call(SYS_munmap, result, kLocalsSize);  // a child would take its parent's for its own
+    return nullptr;
+  }
   return reinterpret_cast<Local *>(result);
 }
 
@@ -270,6 +273,7 @@ void free_slot(Slot &slot) noexcept {
 }
 
 Slot *find_slot(std::uint64_t cookie) noexcept {
+  if (cookie == 0) return nullptr;  // the kernel did not say: free slots have none
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   for (unsigned i = count; i-- > 0;) {
     if (Slot *slot = find_in(g_mappings[i], cookie)) return slot;

@@ -27,12 +27,15 @@ inline constexpr std::uint64_t kOwn = 10;       // inlay's own, not the program'
 // fs.nr_open as the kernel has it by default. Of a number at or above it nothing can be kept: it never
 // names a session, and a connection that may not be in the clear is refused there.
 inline constexpr unsigned kDescriptorLimit = 1u << 20;
-inline bool beyond_table(int fd) noexcept {
-  return fd >= 0 && static_cast<unsigned>(fd) >= kDescriptorLimit;
-}
 
-// Reserved by boot before any hook uses it; null before.
+// Reserved by boot before any hook uses it; null before, and for ever when there is no memory for
+// it.
 extern std::atomic<std::uint64_t> *g_descriptor_words;
+
+inline bool beyond_table(int fd) noexcept {
+  return fd >= 0 &&
+         (static_cast<unsigned>(fd) >= kDescriptorLimit || g_descriptor_words == nullptr);
+}
 
 // The slow path of managed(): probes an unknown descriptor, or numbers beyond the table. Preserves
 // errno.
@@ -69,6 +72,11 @@ void replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexc
 int highest_descriptor() noexcept;
 inline std::uint64_t managed_word(const Slot *slot) noexcept {
   return reinterpret_cast<std::uint64_t>(slot) | kManagedBit;
+}
+
+// False once the number is closed or names something else.
+inline bool still_names(int fd, const Slot *slot) noexcept {
+  return beyond_table(fd) || descriptor_word(fd) == managed_word(slot);
 }
 
 // Maps the table. False when the kernel has no room for it.

@@ -49,7 +49,10 @@ bool make_process_page() noexcept {
   long page =
       kernel::call(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page < 0) return false;
-  if (kernel::call(SYS_madvise, page, 4096, MADV_WIPEONFORK) != 0) return false;
+  if (kernel::call(SYS_madvise, page, 4096, MADV_WIPEONFORK) != 0) {
+    kernel::call(SYS_munmap, page, 4096);
+    return false;
+  }
   g_page = reinterpret_cast<Page *>(page);
   refill();
   return true;

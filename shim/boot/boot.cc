@@ -100,10 +100,11 @@ void start(char *const environment[]) noexcept {
   give_heap_to_openssl();
   remember_environment(environment);
   remember_strictness(is_strict);
-  // Without its tables inlay can tell no socket from another; the probes then fail closed.
-  make_process_page();
+  // Without its tables inlay can tell no socket from another, and no child from its parent: every
+  // connection that may not be in the clear is then refused.
+  bool has_page = make_process_page();
   session_begin();
-  make_descriptor_table();
+  if (has_page) make_descriptor_table();
   load_policy({.file = config,
                .snapshot = value_of(environment, "INLAY_SNAPSHOT"),
                .owners = value_of(environment, "INLAY_CONFIG_OWNER"),

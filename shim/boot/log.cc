@@ -238,7 +238,12 @@ void write_json(const LogFile &file, const LogRecord &record) noexcept {
       SYS_openat, AT_FDCWD, kernel::word(g_log.json_file.load(std::memory_order_acquire)),
       O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
   if (fd < 0) return;
-  kernel::call(SYS_write, fd, kernel::word(line), static_cast<long>(length));
+  for (std::size_t done = 0; done < length;) {  // one write, but on a disk that is all but full
+    long written =
+        kernel::call(SYS_write, fd, kernel::word(line + done), static_cast<long>(length - done));
+    if (written <= 0 && written != -EINTR) break;
+    done += written > 0 ? static_cast<std::size_t>(written) : 0;
+  }
   kernel::close(static_cast<int>(fd));
 }
 

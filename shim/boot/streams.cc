@@ -9,8 +9,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include "shim/boot/heap.h"
 #include "shim/arena/kernel.h"
+#include "shim/boot/heap.h"
+#include "shim/session/socket_facts.h"
 
 // The objects stdin, stdout and stderr point to at first.
 extern "C" {
@@ -77,15 +78,6 @@ int seek_stream(void *cookie, off64_t *offset, int whence) {
   if (at < 0) return -1;
   *offset = at;
   return 0;
-}
-
-bool is_tcp_socket(int fd) noexcept {
-  int domain = 0, type = 0;
-  socklen_t size = sizeof domain;
-  if (kernel::get_option(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0) return false;
-  size = sizeof type;
-  return kernel::get_option(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
-         (domain == AF_INET || domain == AF_INET6);
 }
 
 // What a program has buffered goes where the number points when it is flushed, whichever stream
@@ -208,7 +200,7 @@ void refresh_standard_stream(int fd) noexcept {
   if (fd < 0 || fd > 2) return;
   FILE *before = *names[fd];
   bool is_socket = is_socket_stream(before);
-  if (is_tcp_socket(fd) == is_socket) return;
+  if (is_tcp(fd) == is_socket) return;
   int saved = errno;
   if (is_socket) {
     over_socket[fd] = before;

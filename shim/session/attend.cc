@@ -73,26 +73,33 @@ Task *ensure_task(Slot &slot) noexcept {
   return task;
 }
 
+void poll_later(Task &task) noexcept {
+  task.poll_after_ns = std::clamp(task.poll_after_ns * 2, kPollFirstNs, kPollLastNs);
+  task.poll_at_ns = monotonic_ns() + task.poll_after_ns;
+}
+
 // One-shot, so that a registration left behind by a number that was closed and reused fires at most
-// once, into nothing.
+// once, into nothing. Where the set has no room for it (epoll_ctl(2): ENOMEM, ENOSPC) somebody
+// looks.
 void arm(Task &task, int fd, std::uint32_t events) noexcept {
   epoll_event event{};
   event.events = events | EPOLLONESHOT;
   event.data.ptr = task.slot;
-  if (task.registered == fd &&
-      kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event)) == 0) {
-    return;
-  }
-  if (kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_ADD, fd, kernel::word(&event)) == -EEXIST) {
-    kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event));
-  }
+  auto set = [&](int operation) noexcept {
+    return kernel::call(SYS_epoll_ctl, g_helper.epoll, operation, fd, kernel::word(&event));
+  };
+  if (task.registered == fd && set(EPOLL_CTL_MOD) == 0) return;
+  long added = set(EPOLL_CTL_ADD);
+  if (added == -EEXIST) added = set(EPOLL_CTL_MOD);
   task.registered = fd;
+  if (added != 0) poll_later(task);
 }
 
 int tcp_state(int fd) noexcept {
   tcp_info info{};
   socklen_t length = sizeof(info);
-  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return TCP_CLOSE;
+  // Not said: sending tells.
+  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return TCP_ESTABLISHED;
   return info.tcpi_state;
 }
 
@@ -127,11 +134,6 @@ Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {
       set_state(slot, State::handshaking);
       return Next::keep;
   }
-}
-
-void poll_later(Task &task) noexcept {
-  task.poll_after_ns = std::clamp(task.poll_after_ns * 2, kPollFirstNs, kPollLastNs);
-  task.poll_at_ns = monotonic_ns() + task.poll_after_ns;
 }
 
 // An accepted blocking socket whose handshake bytes are hidden: the program can't be woken by them, so
@@ -197,7 +199,7 @@ Next attend_established(Slot &slot, int fd, Task &task) noexcept {
     arm(task, fd, EPOLLOUT);
     return Next::keep;
   }
-  if (pushed == Push::failed) fail_closed(slot, fd, policy::Reason::reset_by_peer);
+  if (pushed == Push::failed) fail_closed(slot, fd, reason_of_send(error));
   return Next::end;
 }
 
@@ -223,9 +225,8 @@ void attend(Slot &slot) noexcept {
   Task *task = ensure_task(slot);
   if (task == nullptr) {
     fail_closed(slot, fd, policy::Reason::out_of_resources, "no memory for a handshake");
-    return;
   }
-  Next next_step = Next::keep;
+  Next next_step = task == nullptr ? Next::end : Next::keep;
   for (State before = State::free; next_step == Next::keep;) {
     State state = slot.state.load(std::memory_order_acquire);
     if (state == before) break;  // no movement: something is armed
@@ -280,7 +281,10 @@ std::int64_t check_deadlines() noexcept {
       task = following;
       continue;
     }
-    if (task->poll_at_ns != 0 && task->poll_at_ns <= now) attend(slot);
+    if (task->poll_at_ns != 0 && task->poll_at_ns <= now) {
+      task->poll_at_ns = 0;
+      attend(slot);
+    }
     if (local(slot).task == task && has_deadline(*task) && deadline_left(*task, now) <= 0) {
       bool passed = false;
       {

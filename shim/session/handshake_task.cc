@@ -145,8 +145,8 @@ Begun begin(Slot &slot, int fd, Task &task) {
 // 0, EAGAIN, or what broke the connection.
 int send_output(int fd, Task &task) noexcept {
   while (task.output_sent < task.output.size()) {
-    long sent = kernel::send(fd, task.output.data() + task.output_sent,
-                             task.output.size() - task.output_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    long sent = transmit(fd, task.output.data() + task.output_sent,
+                         task.output.size() - task.output_sent, 0);
     if (sent < 0) return static_cast<int>(-sent);
     task.output_sent += static_cast<std::size_t>(sent);
   }
@@ -272,7 +272,7 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
     if (error == EAGAIN) return HandshakeStep::wants_write;
     if (error != 0) {
       fail_closed(slot, fd,
-                  error == EPIPE ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
+                  error == EPIPE ? Reason::peer_closed_in_handshake : reason_of_send(error));
       return HandshakeStep::failed;
     }
     long got = read_record(fd, task);
@@ -283,7 +283,9 @@ HandshakeStep step(Slot &slot, int fd, Task &task) {
     }
     if (got == -EAGAIN) return HandshakeStep::wants_read;
     if (got <= 0) {
-      fail_closed(slot, fd, got == 0 ? Reason::peer_closed_in_handshake : Reason::reset_by_peer);
+      fail_closed(
+          slot, fd,
+          got == 0 ? Reason::peer_closed_in_handshake : reason_of_send(static_cast<int>(-got)));
       return HandshakeStep::failed;
     }
     progress = task.handshake->advance(task.input, consumed, task.output);

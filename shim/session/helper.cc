@@ -100,11 +100,16 @@ void *run(void *) noexcept {
   return nullptr;
 }
 
+// -1 when there is none, or no number for it.
+int owned(long fd) noexcept {
+  int own = fd >= 0 ? make_own(static_cast<int>(fd)) : -1;
+  if (own < 0 && fd >= 0) kernel::close(static_cast<int>(fd));
+  return own;
+}
+
 bool make_descriptors() noexcept {
-  long epoll = kernel::call(SYS_epoll_create1, EPOLL_CLOEXEC);
-  long wake = kernel::call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
-  g_helper.epoll = epoll >= 0 ? make_own(static_cast<int>(epoll)) : -1;
-  g_helper.wake = wake >= 0 ? make_own(static_cast<int>(wake)) : -1;
+  g_helper.epoll = owned(kernel::call(SYS_epoll_create1, EPOLL_CLOEXEC));
+  g_helper.wake = owned(kernel::call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = nullptr;
@@ -169,10 +174,12 @@ bool ensure_running() noexcept {
   Locked starting(g_helper.start_lock);
   if (starting.reentered()) return true;  // the frame below is starting it
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;
-  if (!make_descriptors()) return false;
-  g_helper.running.store(true, std::memory_order_seq_cst);
-  if (start_thread()) return true;
-  g_helper.running.store(false, std::memory_order_seq_cst);
+  if (make_descriptors()) {
+    g_helper.running.store(true, std::memory_order_seq_cst);
+    if (start_thread()) return true;
+    g_helper.running.store(false, std::memory_order_seq_cst);
+  }
+  close_descriptors();
   return false;
 }
 

@@ -36,7 +36,8 @@ void set_state(Slot &slot, State state) noexcept;
 // --- log (report.cc) ----------------------------------------------------------------------------
 
 // The detail of a refusal for a number beyond the descriptor table (beyond_table()).
-inline constexpr char kBeyondTable[] = "the descriptor's number is above 1048575";
+inline constexpr char kBeyondTable[] =
+    "nothing can be kept of a descriptor's number: above 1048575, or no memory";
 
 // One log record about a session, addresses taken from the kernel. fd may be -1.
 void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason,
@@ -96,6 +97,11 @@ enum class Push : std::uint8_t {
 // Sends what waits: sealed tail first, then early data, then close_notify and FIN where
 // shutdown asked for them. send_lock held.
 Push push_output(Slot &slot, int fd, int *error) noexcept;
+// Bytes that must go: they are sealed. An error that was pending on the socket (a soft one, where
+// the program set IP_RECVERR) is not about them, so a second try decides. The kernel's result.
+long transmit(int fd, const void *bytes, std::size_t length, int flags) noexcept;
+// What transmit()'s error says of the connection.
+policy::Reason reason_of_send(int error) noexcept;
 // Seals one record of our own (alert, KeyUpdate) behind what waits. send_lock held.
 bool queue_control(Slot &slot, tls::ContentType type, std::span<const std::uint8_t> message) noexcept;
 
@@ -117,12 +123,12 @@ void keep_watch() noexcept;
 // Takes an inbound session nobody has touched yet: this process becomes its owner.
 void take_ownership(Slot &slot, int fd) noexcept;
 
-// SO_COOKIE; 0 for what is no socket.
+// SO_COOKIE; 0 for what is no socket (socket_facts.cc).
 std::uint64_t cookie_of(int fd) noexcept;
-// A TCP socket that is connected (setup.cc).
+// A TCP socket that is connected (socket_facts.cc).
 bool is_connection(int fd) noexcept;
 // Nothing was sent on the connection and all that was received is still unread: nobody has begun
-// anything on it (setup.cc).
+// anything on it (socket_facts.cc).
 bool is_fresh(int fd) noexcept;
 // Whatever fd is, policy has nothing against its bytes in the clear: no connection, or one of a rule
 // or default that says so (setup.cc).

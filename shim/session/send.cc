@@ -57,16 +57,14 @@ std::size_t seal_record(Slot &slot, ContentType type, std::span<const iovec> par
 }
 
 // Sends sealed bytes; the kernel's refusal to take all of them leaves a tail. `error` is 0 or the
-// kernel's. False when the tail found no room: the session must fail.
+// kernel's. False when the bytes are lost to a connection that lives: the session must fail.
 bool send_sealed(Slot &slot, int fd, const std::uint8_t *bytes, std::size_t length, int flags,
                  int *error) noexcept {
-  long sent = slot.sending.tail.length > 0
-                  ? -EAGAIN
-                  : kernel::send(fd, bytes, length, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
+  long sent = slot.sending.tail.length > 0 ? -EAGAIN : transmit(fd, bytes, length, flags);
   *error = 0;
   if (sent < 0 && sent != -EAGAIN) {
     *error = static_cast<int>(-sent);
-    return true;
+    return reason_of_send(*error) == Reason::reset_by_peer;  // else the peer would miss a record
   }
   std::size_t taken = sent > 0 ? static_cast<std::size_t>(sent) : 0;
   return queue_append(slot, slot.sending.tail, bytes + taken, length - taken) == length - taken;
@@ -121,8 +119,7 @@ Push push_tail(Slot &slot, int fd, int *error) noexcept {
               (slot.sending.close_notify_sealed && !slot.sending.fin_sent);
   while (tail.length > 0) {
     std::span<std::uint8_t> front = queue_front(slot, tail);
-    long sent = kernel::send(fd, front.data(), front.size(),
-                             MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+    long sent = transmit(fd, front.data(), front.size(), more ? MSG_MORE : 0);
     if (sent < 0) {
       if (sent == -EAGAIN) return Push::pending;
       *error = static_cast<int>(-sent);
@@ -133,11 +130,18 @@ Push push_tail(Slot &slot, int fd, int *error) noexcept {
   return Push::done;
 }
 
+// A record was lost to a connection that lives, or could not be made: the session must fail, as
+// reason_of_send() says.
+Push cannot(int *error) noexcept {
+  if (*error == 0) *error = ENOMEM;
+  return Push::failed;
+}
+
 Push push_early(Slot &slot, int fd, int *error) noexcept {
   Sending &tx = slot.sending;
   if (tx.early.length == 0) return Push::done;
   BorrowedScratch scratch;
-  if (!scratch) return Push::pending;
+  if (!scratch) return cannot(error);  // nothing would tell when there is memory again
   while (tx.early.length > 0) {
     std::span<std::uint8_t> front = queue_front(slot, tx.early);
     iovec part{front.data(), front.size()};
@@ -145,10 +149,7 @@ Push push_early(Slot &slot, int fd, int *error) noexcept {
     Step step = seal_and_send(slot, fd, *scratch.operator->(), {&part, 1}, 0, front.size(), 0,
                               &moved, error);
     if (step == Step::failed) return Push::failed;
-    if (step == Step::broken) {
-      *error = ECONNRESET;
-      return Push::failed;
-    }
+    if (step == Step::broken) return cannot(error);
     queue_pop(slot, tx.early, moved);
     if (step == Step::full) return Push::pending;
   }
@@ -160,10 +161,7 @@ Push push_end(Slot &slot, int fd, int *error) noexcept {
   if (!tx.shut_requested || tx.fin_sent) return Push::done;
   if (!tx.close_notify_sealed) {
     std::array<std::uint8_t, 2> alert = tls::encode(tls::Alert::close_notify);
-    if (!queue_control(slot, ContentType::alert, alert)) {
-      *error = ECONNRESET;
-      return Push::failed;
-    }
+    if (!queue_control(slot, ContentType::alert, alert)) return cannot(error);
     tx.close_notify_sealed = true;
   }
   Push pushed = push_tail(slot, fd, error);
@@ -215,6 +213,19 @@ void note_output(Slot &slot) noexcept {
                             std::memory_order_release);
 }
 
+long transmit(int fd, const void *bytes, std::size_t length, int flags) noexcept {
+  flags |= MSG_DONTWAIT | MSG_NOSIGNAL;
+  long sent = kernel::send(fd, bytes, length, flags);
+  if (sent >= 0 || sent == -EAGAIN) return sent;
+  long again = kernel::send(fd, bytes, length, flags);
+  return again == -EPIPE ? sent : again;  // gone: the first says why
+}
+
+Reason reason_of_send(int error) noexcept {
+  bool refused = error == ENOBUFS || error == ENOMEM;
+  return refused ? Reason::out_of_resources : Reason::reset_by_peer;
+}
+
 bool queue_control(Slot &slot, ContentType type, std::span<const std::uint8_t> message) noexcept {
   if (!make_cipher(slot)) return false;
   std::uint8_t record[64 + tls::kRecordOverhead];
@@ -233,10 +244,7 @@ Push push_output(Slot &slot, int fd, int *error) noexcept {
   Push pushed = push_tail(slot, fd, error);
   if (slot.state.load(std::memory_order_acquire) == State::established) {
     if (pushed == Push::done && slot.key_update_due.load(std::memory_order_relaxed)) {
-      if (!update_key_when_due(slot)) {
-        *error = ECONNRESET;
-        return Push::failed;
-      }
+      if (!update_key_when_due(slot)) return cannot(error);
       pushed = push_tail(slot, fd, error);
     }
     if (pushed == Push::done) pushed = push_early(slot, fd, error);
@@ -300,6 +308,8 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
         if (pushed == Push::pending) {
           full = true;
           owed = true;
+        } else if (pushed == Push::failed && reason_of_send(error) != Reason::reset_by_peer) {
+          broken = reason_of_send(error);
         } else if (pushed == Push::done && done < total) {
           BorrowedScratch scratch;
           if (!scratch) {
@@ -315,12 +325,14 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
           }
           full = step == Step::full;
           owed = full;
-          if (step == Step::broken) broken = Reason::internal_error;
+          if (step == Step::broken)
+            broken = error != 0 ? reason_of_send(error) : Reason::internal_error;
         }
       }
     }
     if (broken != Reason::none) {
       fail_closed(slot, call.fd, broken, "record could not be sealed or kept");
+      error = 0;
       continue;
     }
     if (error != 0) break;

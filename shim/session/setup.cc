@@ -15,16 +15,13 @@
 #include "shim/session/cancel.h"
 #include "shim/session/claim.h"
 #include "shim/session/elsewhere.h"
-#include "shim/session/holders.h"
 #include "shim/session/helper.h"
+#include "shim/session/holders.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
 #include "shim/session/session.h"
-
-#ifndef IPPROTO_MPTCP
-#define IPPROTO_MPTCP 262
-#endif
+#include "shim/session/socket_facts.h"
 
 namespace inlay::shim {
 namespace {
@@ -39,31 +36,7 @@ using policy::Reason;
 constexpr std::uint8_t kTcpEstablished = 1;  // of the kernel's tcp_states.h
 constexpr std::uint8_t kTcpClose = 7;
 constexpr std::uint8_t kTcpCloseWait = 8;
-
-int int_option(int fd, int level, int name, int otherwise) noexcept {
-  int value = otherwise;
-  socklen_t length = sizeof(value);
-  return kernel::get_option(fd, level, name, &value, &length) == 0 ? value : otherwise;
-}
-
-// A stream socket of AF_INET or AF_INET6 over TCP or MPTCP. -1 when fd is no descriptor at all.
-int is_tcp(int fd) noexcept {
-  int domain = 0;
-  socklen_t length = sizeof(domain);
-  long result = kernel::get_option(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
-  if (result == -EBADF) return -1;
-  if (result != 0 || (domain != AF_INET && domain != AF_INET6)) return 0;
-  if (int_option(fd, SOL_SOCKET, SO_TYPE, 0) != SOCK_STREAM) return 0;
-  int protocol = int_option(fd, SOL_SOCKET, SO_PROTOCOL, IPPROTO_TCP);
-  return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP ? 1 : 0;
-}
-
-std::optional<Endpoint> endpoint(int fd, long call) noexcept {
-  sockaddr_storage address{};
-  socklen_t length = sizeof(address);
-  if (kernel::call(call, fd, kernel::word(&address), kernel::word(&length)) != 0) return {};
-  return Endpoint::from_sockaddr(reinterpret_cast<sockaddr *>(&address), length);
-}
+constexpr char kNotSaid[] = "the kernel does not say what the socket is";
 
 Slot *current_session(int fd) noexcept {
   std::uint64_t word = descriptor_word(fd);
@@ -74,8 +47,9 @@ Slot *current_session(int fd) noexcept {
 // remembered as failed so that every call says so. What came before the cut is not delivered either.
 void refuse_connected(int fd, Direction direction, Reason reason, std::uint32_t rule,
                       const char *detail) noexcept {
-  Slot *slot = beyond_table(fd) ? nullptr : allocate_slot(cookie_of(fd), State::handshaking);
-  if (slot != nullptr) slot->remote = endpoint(fd, SYS_getpeername).value_or(Endpoint{});
+  std::uint64_t cookie = beyond_table(fd) ? 0 : cookie_of(fd);
+  Slot *slot = cookie == 0 ? nullptr : allocate_slot(cookie, State::handshaking);
+  if (slot != nullptr) slot->remote = peer_end(fd).endpoint.value_or(Endpoint{});
   kernel::shut_down(fd, SHUT_RDWR);
   if (slot == nullptr) {
     set_descriptor_word(fd, managed_word(&closing_session()));
@@ -206,8 +180,12 @@ int connect_again(Slot &slot, int fd, const sockaddr *address, socklen_t length,
 // else began on it.
 Slot *adopt(int fd, bool connected_here = false) noexcept {
   const policy::Policy *policy = current_policy();
-  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
-  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  End own = own_end(fd), peer = peer_end(fd);
+  if (own.unknown || peer.unknown) {
+    refuse_connected(fd, Direction::none, Reason::out_of_resources, policy::kNoRule, kNotSaid);
+    return current_session(fd);
+  }
+  std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
   if (!here || !there) {
     set_descriptor_word(fd, kSocket);
     return nullptr;
@@ -237,38 +215,11 @@ Slot *adopt(int fd, bool connected_here = false) noexcept {
 
 }  // namespace
 
-std::uint64_t cookie_of(int fd) noexcept {
-  std::uint64_t cookie = 0;
-  socklen_t length = sizeof(cookie);
-  return kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
-}
-
-bool is_connection(int fd) noexcept {
-  return is_tcp(fd) == 1 && int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) == 0 &&
-         endpoint(fd, SYS_getpeername);
-}
-
-bool is_fresh(int fd) noexcept {
-  // Twice: tcp_get_info() looks at the state before it locks the socket, and a FIN that comes in
-  // between is among the bytes received of a connection that seems to have none.
-  for (int look = 0; look < 2; ++look) {
-    tcp_info info{};
-    socklen_t size = sizeof(info);
-    if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
-    int unread = 0;
-    kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
-    // The peer's FIN counts as a byte received. More may have come between the two questions.
-    std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
-    if (info.tcpi_bytes_acked > 1 || info.tcpi_bytes_sent != 0) return false;
-    if (info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin) return true;
-  }
-  return false;
-}
-
 bool may_be_in_the_clear(int fd) noexcept {
-  if (is_tcp(fd) != 1) return true;
-  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
-  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  if (!is_tcp(fd)) return true;
+  End own = own_end(fd), peer = peer_end(fd);
+  if (own.unknown || peer.unknown) return false;
+  std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
   if (!here || !there) return true;
   const policy::Policy *policy = current_policy();
   return policy != nullptr &&
@@ -298,13 +249,13 @@ int connect_socket(int fd, const sockaddr *address, socklen_t length, const void
   }
   std::optional<Endpoint> remote = Endpoint::from_sockaddr(address, length);
   // A family that is not the socket's: EAFNOSUPPORT, nothing for policy to decide.
-  bool other_family = address->sa_family != int_option(fd, SOL_SOCKET, SO_DOMAIN, AF_UNSPEC);
-  if (!remote || other_family || is_tcp(fd) != 1) {
+  bool other_family =
+      address->sa_family != int_option(fd, SOL_SOCKET, SO_DOMAIN, address->sa_family);
+  if (!remote || other_family || !is_tcp(fd)) {
     if (address->sa_family == AF_UNSPEC && word == kPlain) set_descriptor_word(fd, kSocket);
     return next.connect(fd, address, length);
   }
-  if (word == kPlain && int_option(fd, SOL_SOCKET, SO_ERROR, 0) == 0 &&
-      endpoint(fd, SYS_getpeername)) {
+  if (word == kPlain && int_option(fd, SOL_SOCKET, SO_ERROR, 0) == 0 && peer_end(fd).endpoint) {
     return next.connect(fd, address, length);  // already connected: the kernel says EISCONN
   }
   return connect_fresh(fd, address, length, *remote, caller);
@@ -312,7 +263,7 @@ int connect_socket(int fd, const sockaddr *address, socklen_t length, const void
 
 ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *caller) {
   const auto *address = static_cast<const sockaddr *>(message->msg_name);
-  if (address == nullptr || is_tcp(fd) != 1) return next.sendmsg(fd, message, flags);
+  if (address == nullptr || !is_tcp(fd)) return next.sendmsg(fd, message, flags);
   int connected = connect_socket(fd, address, message->msg_namelen, caller);
   Slot *slot = managed(fd);
   if (connected != 0 && !(slot != nullptr && errno == EINPROGRESS)) return -1;
@@ -326,9 +277,15 @@ ssize_t connect_and_send(int fd, const msghdr *message, int flags, const void *c
 int accepted(int, int fd) noexcept {
   const int saved = errno;
   forget_descriptor(fd);
-  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
-  if (!here || is_tcp(fd) != 1) {
+  End own = own_end(fd);
+  const std::optional<Endpoint> &here = own.endpoint;
+  if (!own.exists() || !is_tcp(fd)) {
     set_descriptor_word(fd, kUnmanaged);
+    errno = saved;
+    return fd;
+  }
+  if (own.unknown) {
+    refuse_connected(fd, Direction::inbound, Reason::out_of_resources, policy::kNoRule, kNotSaid);
     errno = saved;
     return fd;
   }
@@ -345,7 +302,7 @@ int accepted(int, int fd) noexcept {
   } else if (decision.mode == Mode::deny) {
     refuse_connected(fd, Direction::inbound, decision.reason, decision.rule, "");
   } else if (Slot *slot = manage(fd, State::waiting, Direction::inbound, decision, policy,
-                                endpoint(fd, SYS_getpeername).value_or(Endpoint{}))) {
+                                 peer_end(fd).endpoint.value_or(Endpoint{}))) {
     if ((kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0) hide_readiness(*slot, fd);
   } else {
     refuse_connected(fd, Direction::inbound, Reason::out_of_resources, decision.rule, "");
@@ -356,9 +313,10 @@ int accepted(int, int fd) noexcept {
 
 // There is no word for such a number: what may not be in the clear ends, whoever else has it.
 static Slot *probe_beyond_table(int fd) noexcept {
-  if (is_tcp(fd) != 1 || int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0) return nullptr;
-  std::optional<Endpoint> here = endpoint(fd, SYS_getsockname);
-  std::optional<Endpoint> there = endpoint(fd, SYS_getpeername);
+  if (!is_tcp(fd) || int_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0) return nullptr;
+  End own = own_end(fd), peer = peer_end(fd);
+  if (own.unknown || peer.unknown) return &closing_session();
+  std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
   if (!here || !there) {
     // Ended by an earlier look: what had come by then is nobody's.
     int unread = 0;
@@ -386,7 +344,7 @@ static Slot *probe_beyond_table(int fd) noexcept {
 
 Slot *probe_descriptor(int fd) noexcept {
   // Inert, or in the middle of booting: there are no sessions, and nothing may be made of a socket.
-  if (g_descriptor_words == nullptr || fd < 0 || !boot::active()) return nullptr;
+  if (fd < 0 || !boot::active()) return nullptr;
   const int saved = errno;
   if (beyond_table(fd)) {
     Slot *failed = probe_beyond_table(fd);
@@ -395,20 +353,20 @@ Slot *probe_descriptor(int fd) noexcept {
   }
   // Still none, unless it was connected past the hooks, or by another process that has the socket.
   bool was_unconnected = descriptor_word(fd) == kSocket;
-  if (was_unconnected && !endpoint(fd, SYS_getpeername)) {
+  if (was_unconnected && !peer_end(fd).exists()) {
     errno = saved;
     return nullptr;
   }
-  int tcp = is_tcp(fd);
+  SocketKind kind = socket_kind(fd);
   Slot *found = nullptr;
-  if (tcp != -1 && in_foreign_process()) {
+  if (kind != SocketKind::none && in_foreign_process()) {
     // A vfork child: its numbers are not its parent's, whose table this is.
-    found = tcp == 1 ? find_slot(cookie_of(fd)) : nullptr;
-    if (found == nullptr && tcp == 1 && endpoint(fd, SYS_getpeername)) found = adopt(fd);
-  } else if (tcp == 0) {
+    found = kind == SocketKind::tcp ? find_slot(cookie_of(fd)) : nullptr;
+    if (found == nullptr && kind == SocketKind::tcp && peer_end(fd).exists()) found = adopt(fd);
+  } else if (kind == SocketKind::other) {
     // inlay's own files come and go unseen: what is known of their numbers would outlive them.
     if (!on_helper_thread()) set_descriptor_word(fd, kUnmanaged);
-  } else if (tcp == 1) {
+  } else if (kind == SocketKind::tcp) {
     found = join_known(cookie_of(fd), fd);
     if (found == nullptr && is_connection(fd)) {
       found = adopt(fd, was_unconnected);

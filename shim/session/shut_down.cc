@@ -40,18 +40,23 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
   }
   if (how != SHUT_RD) {
     take_ownership(slot, fd);
-    bool pending = false;
+    Push pushed = Push::pending;
+    int error = 0;
     bool again = false;
     {
       Locked guard(slot.send_lock);
       again = !guard.reentered() && slot.sending.fin_sent;
       if (!guard.reentered()) slot.sending.shut_requested = true;
       slot.output_pending.store(true, std::memory_order_release);
-      int error = 0;
-      pending = slot.state.load(std::memory_order_acquire) != State::established ||
-                push_output(slot, fd, &error) == Push::pending;
+      if (slot.state.load(std::memory_order_acquire) == State::established) {
+        pushed = push_output(slot, fd, &error);
+      }
     }
-    if (pending) notify_helper(slot);
+    if (pushed == Push::pending) notify_helper(slot);
+    // A connection that is gone may still have something to read.
+    if (pushed == Push::failed && reason_of_send(error) != policy::Reason::reset_by_peer) {
+      fail_closed(slot, fd, reason_of_send(error));
+    }
     // Again after the end was sent: the kernel knows whether there still is a connection.
     if (again) return next.shutdown(fd, how);
   }

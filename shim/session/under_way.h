@@ -25,7 +25,7 @@ struct UnderWay {
 
 // The descriptor names the session, as far as this process knows.
 inline bool names(const Slot &slot, const UnderWay &call) noexcept {
-  return call.copied || descriptor_word(call.fd) == managed_word(&slot);
+  return call.copied || still_names(call.fd, &slot);
 }
 
 void count(Slot &slot, UnderWay &call) noexcept;
