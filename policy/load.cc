@@ -59,7 +59,8 @@ Source source_of(std::string file, const struct stat &stat) {
           .changed_ns = nanoseconds(stat.st_ctim)};
 }
 
-tl::expected<Policy, LoadError> load(const std::string &file, std::span<const uid_t> owners) {
+tl::expected<ConfigurationText, LoadError> read_configuration(const std::string &file,
+                                                              std::span<const uid_t> owners) {
   auto failed = [&](std::string message) {
     return tl::unexpected(LoadError{.file = file, .message = std::move(message)});
   };
@@ -73,8 +74,19 @@ tl::expected<Policy, LoadError> load(const std::string &file, std::span<const ui
     auto text = read_all(opened->fd.get(), static_cast<std::size_t>(opened->stat.st_size));
     if (!text) return failed(text.error());
     std::size_t slash = path.rfind('/');
-    auto policy = parse(*text, path.substr(0, slash == 0 ? 1 : slash), file);
-    if (policy) policy->source = source_of(path, opened->stat);
+    std::string folder = path.substr(0, slash == 0 ? 1 : slash);
+    return ConfigurationText{*std::move(text), std::move(path), std::move(folder), opened->stat};
+  } catch (const std::exception &) {  // bad_alloc
+    return tl::unexpected(LoadError{.file = {}, .message = "out of memory"});
+  }
+}
+
+tl::expected<Policy, LoadError> load(const std::string &file, std::span<const uid_t> owners) {
+  try {
+    auto read = read_configuration(file, owners);
+    if (!read) return tl::unexpected(std::move(read.error()));
+    auto policy = parse(read->text, read->folder, file);
+    if (policy) policy->source = source_of(read->path, read->stat);
     return policy;
   } catch (const std::exception &) {  // bad_alloc
     return tl::unexpected(LoadError{.file = {}, .message = "out of memory"});

@@ -31,6 +31,18 @@ inline constexpr std::size_t kMaxConfigSize = 1024 * 1024;
 tl::expected<Policy, LoadError> parse(std::string_view toml, std::string_view base,
                                       std::string_view file);
 
+// A configuration file's text, and what it was read from.
+struct ConfigurationText {
+  std::string text;
+  std::string path;    // absolute
+  std::string folder;  // of the file as named: relative paths in it start there
+  struct stat stat;
+};
+// Refuses the file when it, or a folder on the way to it, may be written by anyone but root, the
+// effective user or `owners` (trusted_file.h).
+tl::expected<ConfigurationText, LoadError> read_configuration(const std::string &file,
+                                                              std::span<const uid_t> owners = {});
+
 // Reads the file and refuses it when it, or a folder on the way to it, may be written by anyone but
 // root, the effective user or `owners` (trusted_file.h). Relative paths in it are relative to the
 // folder of `file` as written, not as resolved: a Kubernetes volume swaps the folder its links

@@ -55,7 +55,7 @@ bool others_may_write(const Node &node) {
 
 class Walk {
  public:
-  explicit Walk(const Trust &trust) : trust_(trust) {}
+  Walk(const Trust &trust, bool to_folder) : trust_(trust), to_folder_(to_folder) {}
 
   tl::expected<TrustedFile, std::string> open(const std::string &path);
 
@@ -73,6 +73,7 @@ class Walk {
   }
 
   const Trust &trust_;
+  const bool to_folder_;
   UniqueFd folder_;
   std::string here_;     // of folder_, for messages
   bool sticky_ = false;  // others may make entries in it
@@ -131,7 +132,7 @@ tl::expected<TrustedFile, std::string> Walk::open(const std::string &path) {
       if (!follow(entry.get(), &todo)) return tl::unexpected(error_);
     } else if (S_ISDIR(looked.stat.st_mode)) {
       if (!enter(std::move(entry), child(name))) return tl::unexpected(error_);
-    } else if (!todo.empty()) {
+    } else if (!todo.empty() || to_folder_) {
       return tl::unexpected(fmt::format("{} is no folder", child(name)));
     } else {
       std::string why = distrust(trust_, looked.node);
@@ -153,7 +154,12 @@ tl::expected<TrustedFile, std::string> Walk::open(const std::string &path) {
       return out;
     }
   }
-  return tl::unexpected<std::string>("it is a folder, not a file");
+  if (!to_folder_) return tl::unexpected<std::string>("it is a folder, not a file");
+  // Sticky or not: what does not exist yet has no owner.
+  if (sticky_) return tl::unexpected("others may make files in the folder " + here_);
+  TrustedFile out{.fd = std::move(folder_), .stat = {}};
+  if (fstat(out.fd.get(), &out.stat) != 0) return tl::unexpected(errno_text(errno));
+  return out;
 }
 
 }  // namespace
@@ -199,7 +205,13 @@ std::string distrust(const Trust &trust, const Node &node) {
 tl::expected<TrustedFile, std::string> open_trusted(const std::string &path,
                                                     std::span<const uid_t> owners) {
   Trust trust = Trust::current(owners);
-  return Walk(trust).open(path);
+  return Walk(trust, false).open(path);
+}
+
+tl::expected<UniqueFd, std::string> open_trusted_folder(const std::string &path,
+                                                        std::span<const uid_t> owners) {
+  Trust trust = Trust::current(owners);
+  return Walk(trust, true).open(path).map([](TrustedFile &&out) { return std::move(out.fd); });
 }
 
 }  // namespace inlay::policy

@@ -60,4 +60,8 @@ struct TrustedFile {
 tl::expected<TrustedFile, std::string> open_trusted(const std::string &path,
                                                     std::span<const uid_t> owners);
 
+// A folder (O_PATH) in which nobody else may make, rename or remove anything.
+tl::expected<UniqueFd, std::string> open_trusted_folder(const std::string &path,
+                                                        std::span<const uid_t> owners);
+
 }  // namespace inlay::policy
