@@ -119,6 +119,18 @@ bool Selectors::empty() const noexcept {
          unit.empty() && cgroup.empty();
 }
 
+std::string Selectors::text() const {
+  std::vector<std::string> out;
+  if (user) out.push_back(fmt::format("user {}", *user));
+  if (group) out.push_back(fmt::format("group {}", *group));
+  if (!groups.empty()) out.push_back(fmt::format("groups {}", fmt::join(groups, " ")));
+  if (!executable.empty()) out.push_back("executable " + executable);
+  if (!sha256.empty()) out.push_back("sha256 " + sha256);
+  if (!unit.empty()) out.push_back("unit " + unit);
+  if (!cgroup.empty()) out.push_back("cgroup " + cgroup);
+  return fmt::format("{}", fmt::join(out, ", "));
+}
+
 std::string Entry::name() const { return fmt::format("entry {} ({})", number, id.uri()); }
 
 bool Entry::gives_the_same(const Entry &other) const noexcept {

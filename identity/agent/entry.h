@@ -30,6 +30,7 @@ struct Selectors {
   std::string unit{};            // glob (policy/glob.h)
   std::string cgroup{};          // glob
   bool empty() const noexcept;
+  std::string text() const;  // "user 999, executable /usr/bin/redis-check-rdb"
 };
 
 struct Entry {

@@ -72,13 +72,18 @@ tl::expected<ExecutableVersion, std::string> version_of(int fd) {
 }  // namespace
 
 tl::expected<std::string, std::string> ExecutableDigests::digest(const Workload &workload) {
-  policy::UniqueFd file(
-      open(fmt::format("/proc/{}/exe", workload.pid).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  return digest_of(fmt::format("/proc/{}/exe", workload.pid), workload.executable_device,
+                   workload.executable_inode);
+}
+
+tl::expected<std::string, std::string> ExecutableDigests::digest_of(const std::string &path,
+                                                                    std::uint64_t device,
+                                                                    std::uint64_t inode) {
+  policy::UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file) return tl::unexpected<std::string>("its executable cannot be opened");
   auto version = version_of(file.get());
   if (!version) return tl::unexpected(version.error());
-  if (version->device != workload.executable_device ||
-      version->inode != workload.executable_inode) {
+  if (version->device != device || version->inode != inode) {
     return tl::unexpected<std::string>("it has executed another program since it asked");
   }
   {

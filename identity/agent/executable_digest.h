@@ -26,6 +26,9 @@ class ExecutableDigests {
   // Of /proc/PID/exe, if that is still the file `workload` was seen with. Lower-case hexadecimal,
   // or one line that says why not. Any thread.
   tl::expected<std::string, std::string> digest(const Workload &workload);
+  // Of the file at `path`, if it is a regular one with this identity.
+  tl::expected<std::string, std::string> digest_of(const std::string &path, std::uint64_t device,
+                                                   std::uint64_t inode);
 
  private:
   static constexpr std::size_t kMostKept = 1024;

@@ -173,14 +173,14 @@ std::string unreadable(const char *what, int error) {
   return fmt::format("{} cannot be read: {}", what, why != nullptr ? why : "error");
 }
 
-}  // namespace
-
-tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd) {
+// `uid`: one of its three, unless it is another's process that is asked about.
+tl::expected<Workload, std::string> examine_process(pid_t pid, std::optional<uid_t> uid,
+                                                    int pidfd) {
   // 0: the kernel has no number for it in the agent's PID namespace.
-  if (caller.pid <= 0) {
+  if (pid <= 0) {
     return tl::unexpected<std::string>("the process is in a PID namespace the agent cannot see");
   }
-  ProcFolder folder(caller.pid);
+  ProcFolder folder(pid);
   if (!folder) return tl::unexpected(unreadable("/proc", errno));
   auto failed = [](const char *what, int error) { return tl::unexpected(unreadable(what, error)); };
 
@@ -193,7 +193,7 @@ tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd) {
   auto status = parse_status(*status_text);
   if (!status) return tl::unexpected<std::string>("its status is not understood");
   // A process may claim any of its three uids to the kernel, no other.
-  if (std::find(status->uids.begin(), status->uids.end(), caller.uid) == status->uids.end()) {
+  if (uid && std::find(status->uids.begin(), status->uids.end(), *uid) == status->uids.end()) {
     return tl::unexpected<std::string>("it has changed its user since it asked");
   }
   UniqueFd executable = folder.executable();
@@ -203,7 +203,7 @@ tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd) {
   auto cgroup = folder.text("cgroup");
   if (!cgroup) return failed("its cgroup", cgroup.error());
 
-  Workload out{.pid = caller.pid,
+  Workload out{.pid = pid,
                .start_time = *started,
                .uid = status->uids[1],
                .gid = status->gids[1],
@@ -225,6 +225,27 @@ tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd) {
   }
   if (pidfd >= 0 && ended(pidfd)) return tl::unexpected<std::string>(kGone);
   return out;
+}
+
+}  // namespace
+
+tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd) {
+  return examine_process(caller.pid, caller.uid, pidfd);
+}
+
+tl::expected<Workload, std::string> examine_any(pid_t pid) {
+  return examine_process(pid, std::nullopt, -1);
+}
+
+tl::expected<Program, std::string> look_at_program(const std::string &path) {
+  if (!path.starts_with('/')) return tl::unexpected<std::string>("not the full path of a program");
+  UniqueFd file(open(path.c_str(), O_PATH | O_CLOEXEC));
+  struct stat status {};
+  auto identity = file ? file_identity(file.get(), "") : std::nullopt;
+  if (!identity || fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    return tl::unexpected<std::string>("there is no such program where the agent runs");
+  }
+  return Program{path_of(file.get()), identity->device, identity->inode};
 }
 
 std::uint64_t start_time_of(pid_t pid) {

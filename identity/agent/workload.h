@@ -44,6 +44,18 @@ struct Workload {
 // line.
 tl::expected<Workload, std::string> examine(const Caller &caller, int pidfd = -1);
 
+// The same of whoever has this pid now, for a question about another process than the one that
+// asks.
+tl::expected<Workload, std::string> examine_any(pid_t pid);
+
+// The file that executing `path` (absolute) would run, as the agent sees it.
+struct Program {
+  std::string path;  // without symbolic links
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+};
+tl::expected<Program, std::string> look_at_program(const std::string &path);
+
 // The start time of the process with this pid now; 0 when there is none.
 std::uint64_t start_time_of(pid_t pid);
 

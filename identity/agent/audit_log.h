@@ -1,0 +1,58 @@
+// The audit log: one line of JSON for each signature and each refusal, and for what the agent
+// itself has to say. To a file, or to standard error, which systemd keeps in its journal.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+
+#include "identity/agent/entry.h"
+#include "identity/agent/metrics.h"
+#include "identity/agent/rate_limit.h"
+#include "identity/agent/workload.h"
+#include "policy/trusted_file.h"
+
+namespace inlay::identity::agent {
+
+struct AuditRecord {
+  std::string_view event;  // "signature", "attached", "refused", "cut-off", "fetched"
+  Caller caller;
+  std::string_view executable = {};  // "" where it is not known
+  std::string_view request = {};     // what was asked for: "attach", "sign", "FetchX509SVID"
+  std::string_view spiffe_id = {};
+  std::string_view role = {};    // of a signature: "client", "server"
+  std::string_view reason = {};  // name of an AgentRefusal, or gRPC's of a status
+  std::string_view detail = {};
+};
+
+class AuditLog {
+ public:
+  explicit AuditLog(Counters &counters) : counters_(counters) {}
+
+  // From now on to `file` (absolute; made 0640 when it is not there), or to standard error for "".
+  // The same file is opened anew: it may have been moved away. On an error all stays as it was.
+  tl::expected<void, std::string> open(const std::string &file);
+
+  // Any thread. What cannot be written is lost and counted; nothing else depends on it. Of refusals
+  // one user can cause so many a second; the next line says how many there were more.
+  void write(const AuditRecord &record);
+  enum class Level : std::uint8_t { info, warning, error };
+  void note(Level level, std::string_view message);
+
+ private:
+  void write_line(std::string line);
+
+  Counters &counters_;
+  RateLimit<uid_t> refusals_{50, 500};
+  std::mutex mutex_;
+  policy::UniqueFd file_;                       // empty: standard error
+  bool torn_ = false;                           // the last line was not written whole
+  std::map<uid_t, std::uint64_t> not_written_;  // refusals beyond the limit
+};
+
+}  // namespace inlay::identity::agent

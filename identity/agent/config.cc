@@ -1,0 +1,427 @@
+#include "identity/agent/config.h"
+
+#include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <limits>
+
+#include "identity/agent/metrics_server.h"
+#include "identity/agent_address.h"
+#include "policy/glob.h"
+#include "policy/snapshot.h"
+#include "policy/toml_reader.h"
+
+namespace inlay::identity::agent {
+namespace {
+
+using policy::LoadError;
+using policy::Value;
+
+constexpr std::time_t kShortestLifetime = 60, kLongestLifetime = 7 * 86400;  // seconds
+constexpr std::size_t kMaxSocketPath = 107;                                  // unix(7)
+
+// "90s", "15m", "1h", "1d".
+Value<std::time_t> parse_lifetime(std::string_view text) {
+  std::time_t value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  std::string_view unit = text.substr(static_cast<std::size_t>(end - text.data()));
+  std::time_t factor = unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : 0;
+  if (unit == "d") factor = 86400;
+  if (error != std::errc() || factor == 0 || value < 1 || value > kLongestLifetime / factor ||
+      value * factor < kShortestLifetime) {
+    return tl::unexpected(
+        fmt::format("\"{}\" is no lifetime of an SVID: write a whole number and s, m, h or d, from "
+                    "1m to 7d",
+                    text));
+  }
+  return value * factor;
+}
+
+Value<std::string> parse_sha256(std::string_view text) {
+  std::string out(text);
+  for (char &c : out) {
+    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
+  }
+  if (out.size() != 64 || out.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    return tl::unexpected<std::string>(
+        "sha256 must be 64 hexadecimal digits, as sha256sum prints them");
+  }
+  return out;
+}
+
+Value<std::string> parse_executable(std::string_view text) {
+  if (!text.starts_with('/')) {
+    return tl::unexpected<std::string>("executable must be the full path of the program");
+  }
+  if (text.find('*') != std::string_view::npos) {
+    return tl::unexpected<std::string>("executable is one path, no pattern: write an entry each");
+  }
+  return std::string(text);
+}
+
+Value<std::string> parse_listen(std::string_view text) {
+  std::string complaint = listen_address_complaint(std::string(text));
+  if (!complaint.empty()) return tl::unexpected(std::move(complaint));
+  return std::string(text);
+}
+
+Value<std::string> parse_glob(std::string_view text) {
+  if (text.empty() || text.size() > policy::kMaxGlobLength ||
+      text.find("***") != std::string_view::npos) {
+    return tl::unexpected<std::string>("it must be a name or a pattern with * or **");
+  }
+  return std::string(text);
+}
+
+template <typename Id>
+Value<Id> parse_number_id(std::int64_t number) {
+  // The highest one means "no change" in system calls.
+  if (number < 0 || number >= std::numeric_limits<Id>::max()) {
+    return tl::unexpected(fmt::format("{} is no user or group", number));
+  }
+  return static_cast<Id>(number);
+}
+
+// The C library's tables of users and groups; the buffer grows until an entry fits.
+template <typename Record, typename Lookup>
+bool in_table(const std::string &name, Lookup lookup, Record *out) {
+  std::vector<char> buffer(16 * 1024);
+  Record *found = nullptr;
+  int error;
+  while ((error = lookup(name.c_str(), out, buffer.data(), buffer.size(), &found)) == ERANGE &&
+         buffer.size() < (1u << 24)) {
+    buffer.resize(buffer.size() * 2);
+  }
+  return error == 0 && found != nullptr;
+}
+
+Value<uid_t> user_named(const std::string &name) {
+  struct passwd record {};
+  if (in_table(name, getpwnam_r, &record)) return record.pw_uid;
+  return tl::unexpected(fmt::format("there is no user \"{}\" here: create it or correct it", name));
+}
+
+Value<gid_t> group_named(const std::string &name) {
+  struct group record {};
+  if (in_table(name, getgrnam_r, &record)) return record.gr_gid;
+  return tl::unexpected(
+      fmt::format("there is no group \"{}\" here: create it or correct it", name));
+}
+
+class ConfigReader : private policy::TomlReader {
+ public:
+  ConfigReader(std::string_view base, std::string_view file) : TomlReader(base, file) {}
+
+  tl::expected<Config, LoadError> read(std::string_view text, const std::string &default_socket) {
+    config_.socket = default_socket;
+    toml::table top;
+    if (!parse_text(text, &top) || !read_top(top)) return tl::unexpected(take_error());
+    return std::move(config_);
+  }
+
+ private:
+  bool read_top(const toml::table &top);
+  bool read_limits(const toml::table &table);
+  bool read_source(const toml::table &table);
+  bool read_files(const toml::table &table);
+  bool read_bundles(const toml::table &table);
+  bool read_entry(const toml::table &table);
+  bool read_selectors(const toml::table &table, Selectors *out);
+  // A name or a number.
+  template <typename Id, typename Named>
+  bool read_id(const toml::node &node, std::string_view key, Id *out, Named named);
+  template <typename Id, typename Named>
+  bool take_id(const toml::table &table, std::string_view key, std::optional<Id> *out, Named named);
+  bool check_ambiguity(const toml::table &table, const Entry &entry);
+
+  Config config_;
+};
+
+bool ConfigReader::read_top(const toml::table &top) {
+  const toml::table *source = nullptr, *svid = nullptr, *metrics = nullptr, *log = nullptr;
+  const toml::table *limits = nullptr;
+  bool good =
+      known_keys(
+          top, "the file",
+          {"trust_domain", "socket", "source", "svid", "metrics", "log", "limits", "entry"}) &&
+      need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
+      take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
+      take_path(top, "socket", &config_.socket) &&
+      need(top, "the file", "source", "[source] with authority, workload_api or [[source.svid]]") &&
+      take(top, "source", &source) && read_source(*source) && take(top, "svid", &svid) &&
+      take(top, "metrics", &metrics) && take(top, "log", &log) && take(top, "limits", &limits) &&
+      (limits == nullptr || read_limits(*limits));
+  if (!good) return false;
+  if (config_.socket.size() > kMaxSocketPath) {
+    return fail(top.contains("socket") ? top.get("socket")->source() : top.source(),
+                "the socket's path is longer than the 107 bytes a Unix socket's may have");
+  }
+  if (svid != nullptr) {
+    if (!known_keys(*svid, "[svid]", {"ttl"}) ||
+        !take(*svid, "ttl", &config_.svid_lifetime, parse_lifetime)) {
+      return false;
+    }
+    if (svid->contains("ttl") && config_.source.authority.empty()) {
+      return fail(svid->get("ttl")->source(),
+                  "ttl is for SVIDs of an authority: whoever else issues them decides that");
+    }
+  }
+  if (metrics != nullptr &&
+      !(known_keys(*metrics, "[metrics]", {"listen"}) &&
+        need(*metrics, "[metrics]", "listen", "listen = \"unix:///run/inlay/metrics.sock\"") &&
+        take(*metrics, "listen", &config_.metrics, parse_listen))) {
+    return false;
+  }
+  if (log != nullptr && !(known_keys(*log, "[log]", {"file"}) &&
+                          need(*log, "[log]", "file", "file = \"/var/log/inlay/agent.jsonl\"") &&
+                          take_path(*log, "file", &config_.log_file))) {
+    return false;
+  }
+  return each_table(top, "entry", "entries",
+                    [&](const toml::table &table) { return read_entry(table); });
+}
+
+bool ConfigReader::read_limits(const toml::table &table) {
+  constexpr std::string_view kKey = "signatures_per_second";
+  if (!known_keys(table, "[limits]", {kKey})) return false;
+  const toml::node *node = table.get(kKey);
+  if (node == nullptr) return true;
+  const auto *number = node->as_integer();
+  if (number == nullptr || number->get() < 1 || number->get() > 1'000'000) {
+    return fail(node->source(), fmt::format("{} must be a number from 1 to 1000000", kKey));
+  }
+  config_.signatures = static_cast<std::uint32_t>(number->get());
+  return true;
+}
+
+bool ConfigReader::read_source(const toml::table &table) {
+  SourceSettings &source = config_.source;
+  source.files.trust_domain = config_.trust_domain;
+  if (!known_keys(table, "[source]", {"authority", "workload_api", "svid", "bundles", "crl"})) {
+    return false;
+  }
+  int kinds = 0;
+  for (std::string_view kind : {"authority", "workload_api", "svid"}) {
+    kinds += table.contains(kind) ? 1 : 0;
+  }
+  if (kinds != 1) {
+    return fail(table.source(),
+                "[source] needs exactly one of authority = \"FOLDER\", workload_api = "
+                "\"unix:///…\" and [[source.svid]]");
+  }
+  for (std::string_view key : {"bundles", "crl"}) {
+    if (table.contains(key) && !table.contains("svid")) {
+      return fail(table.get(key)->source(),
+                  fmt::format("{} belongs to [[source.svid]]: other sources have their own", key));
+    }
+  }
+  return take_path(table, "authority", &source.authority) &&
+         take(table, "workload_api", &source.workload_api,
+              [](std::string_view text) -> Value<std::string> {
+                auto path = parse_agent_address(text);
+                if (!path) return tl::unexpected(std::string(path.error()));
+                return std::string(text);
+              }) &&
+         read_files(table) && read_bundles(table);
+}
+
+bool ConfigReader::read_files(const toml::table &table) {
+  FilesSettings &files = config_.source.files;
+  constexpr std::string_view kWhere = "[[source.svid]]";
+  bool good = each_table(table, "svid", "SVIDs", [&](const toml::table &svid) {
+    SvidFiles paths;
+    if (!known_keys(svid, kWhere, {"svid", "key", "bundle"}) ||
+        !need(svid, kWhere, "svid", "svid = \"svid.pem\", the chain, leaf first") ||
+        !need(svid, kWhere, "key", "key = \"key.pem\"") ||
+        !need(svid, kWhere, "bundle", "bundle = \"bundle.pem\"") ||
+        !take_path(svid, "svid", &paths.svid) || !take_path(svid, "key", &paths.key) ||
+        !take_path(svid, "bundle", &paths.bundle)) {
+      return false;
+    }
+    files.svids.push_back(std::move(paths));
+    return true;
+  });
+  return good && each_string(table, "crl", "", [&](const std::string &text, const auto &at) {
+           auto path = policy::parse_path(text, base());
+           if (!path) return fail(at, path.error());
+           files.crls.push_back(*path);
+           return true;
+         });
+}
+
+bool ConfigReader::read_bundles(const toml::table &table) {
+  const toml::table *bundles = nullptr;
+  if (!take(table, "bundles", &bundles)) return false;
+  if (bundles == nullptr) return true;
+  for (auto &&[key, value] : *bundles) {
+    auto domain = policy::parse_trust_domain(key.str());
+    if (!domain) return fail(key.source(), domain.error());
+    if (*domain == config_.trust_domain) {
+      return fail(key.source(), fmt::format("\"{}\" is the own trust domain: its bundle is the key "
+                                            "bundle of [[source.svid]]",
+                                            *domain));
+    }
+    if (!take_path(*bundles, key.str(), &config_.source.files.bundles[*domain])) return false;
+  }
+  return true;
+}
+
+bool ConfigReader::read_entry(const toml::table &table) {
+  constexpr std::string_view kWhere = "[[entry]]";
+  std::string id_text;
+  if (!known_keys(table, kWhere,
+                  {"id", "policy", "user", "uid", "group", "gid", "groups", "executable", "sha256",
+                   "unit", "cgroup", "refuse_traced"}) ||
+      !need(table, kWhere, "id", fmt::format("id = \"spiffe://{}/redis\"", config_.trust_domain)) ||
+      !take(table, "id", &id_text)) {
+    return false;
+  }
+  auto id = SpiffeId::parse(id_text);
+  if (!id) {
+    return fail(table.get("id")->source(),
+                fmt::format("\"{}\" is no SPIFFE ID: {}", id_text, sentence(id.error())));
+  }
+  if (id->trust_domain() != config_.trust_domain || id->path().empty()) {
+    return fail(table.get("id")->source(),
+                fmt::format("\"{}\" is no workload of the trust domain \"{}\"", id_text,
+                            config_.trust_domain));
+  }
+  Entry entry{.number = static_cast<std::uint32_t>(config_.entries.size() + 1),
+              .id = *id,
+              .policy_file = {},
+              .policy = {},
+              .selectors = {}};
+  if (!take_path(table, "policy", &entry.policy_file) ||
+      !take(table, "refuse_traced", &entry.refuse_traced) ||
+      !read_selectors(table, &entry.selectors)) {
+    return false;
+  }
+  if (entry.selectors.empty()) {
+    return fail(table.source(),
+                "an entry without selectors would give its ID to every process: write user, group, "
+                "groups, executable, sha256, unit or cgroup");
+  }
+  if (!check_ambiguity(table, entry)) return false;
+  config_.entries.push_back(std::move(entry));
+  return true;
+}
+
+template <typename Id, typename Named>
+bool ConfigReader::read_id(const toml::node &node, std::string_view key, Id *out, Named named) {
+  Value<Id> id = tl::unexpected(fmt::format("{} must be a name in quotes or a number", key));
+  if (const auto *number = node.as_integer()) id = parse_number_id<Id>(number->get());
+  if (const auto *text = node.as_string()) id = named(text->get());
+  if (!id) return fail(node.source(), id.error());
+  *out = *id;
+  return true;
+}
+
+template <typename Id, typename Named>
+bool ConfigReader::take_id(const toml::table &table, std::string_view key, std::optional<Id> *out,
+                           Named named) {
+  const toml::node *node = table.get(key);
+  if (node == nullptr) return true;
+  if (out->has_value()) {
+    return fail(node->source(), fmt::format("{} says again what this entry says already", key));
+  }
+  return read_id(*node, key, &out->emplace(), named);
+}
+
+bool ConfigReader::read_selectors(const toml::table &table, Selectors *out) {
+  if (!take_id(table, "user", &out->user, user_named) ||
+      !take_id(table, "uid", &out->user, user_named) ||
+      !take_id(table, "group", &out->group, group_named) ||
+      !take_id(table, "gid", &out->group, group_named)) {
+    return false;
+  }
+  if (const toml::node *groups = table.get("groups")) {
+    const toml::array *list = groups->as_array();
+    if (list == nullptr || list->empty()) {
+      return fail(groups->source(), "groups must be a list of names or numbers");
+    }
+    for (const toml::node &group : *list) {
+      if (!read_id(group, "groups", &out->groups.emplace_back(), group_named)) return false;
+    }
+  }
+  return take(table, "executable", &out->executable, parse_executable) &&
+         take(table, "sha256", &out->sha256, parse_sha256) &&
+         take(table, "unit", &out->unit, parse_glob) &&
+         take(table, "cgroup", &out->cgroup, parse_glob);
+}
+
+bool ConfigReader::check_ambiguity(const toml::table &table, const Entry &entry) {
+  for (const Entry &other : config_.entries) {
+    if (other.gives_the_same(entry) || !overlap(other.selectors, entry.selectors)) continue;
+    return fail(table.source(),
+                fmt::format("a process may match both this entry and {}, which gives something "
+                            "else: narrow the selectors of one until no process matches both",
+                            other.name()));
+  }
+  return true;
+}
+
+}  // namespace
+
+std::vector<SpiffeId> Config::ids() const {
+  std::vector<SpiffeId> out;
+  for (const Entry &entry : entries) {
+    if (std::find(out.begin(), out.end(), entry.id) == out.end()) out.push_back(entry.id);
+  }
+  return out;
+}
+
+tl::expected<Config, LoadError> parse_config(std::string_view toml, std::string_view base,
+                                             std::string_view file,
+                                             const std::string &default_socket) {
+  return ConfigReader(base, file).read(toml, default_socket);
+}
+
+tl::expected<Config, LoadError> load_config(const std::string &file,
+                                            std::span<const uid_t> owners) {
+  auto read = policy::read_configuration(file, owners);
+  if (!read) return tl::unexpected(std::move(read.error()));
+  auto config = parse_config(read->text, read->folder, file, default_socket_path());
+  if (!config) return config;
+  config->file = read->path;
+  std::map<std::string, std::shared_ptr<const std::string>> policies;
+  for (Entry &entry : config->entries) {
+    // The kernel knows the file alone that a link leads to: Debian's redis-server is one.
+    if (!entry.selectors.executable.empty()) {
+      if (auto program = look_at_program(entry.selectors.executable)) {
+        entry.selectors.executable = program->path;
+      }
+    }
+    if (entry.policy_file.empty()) continue;
+    auto &block = policies[entry.policy_file];
+    if (!block) {
+      auto loaded = policy::load(entry.policy_file, owners);
+      if (!loaded) return tl::unexpected(std::move(loaded.error()));
+      if (loaded->trust_domain != config->trust_domain) {
+        return tl::unexpected(
+            LoadError{.file = entry.policy_file,
+                      .message = fmt::format("its trust domain is \"{}\", the agent's is \"{}\"",
+                                             loaded->trust_domain, config->trust_domain)});
+      }
+      block = std::make_shared<const std::string>(policy::serialize(*loaded));
+    }
+    entry.policy = block;
+  }
+  return config;
+}
+
+std::string default_socket_path() {
+  if (geteuid() == 0) return kAgentSocket;
+  const char *runtime = secure_getenv("XDG_RUNTIME_DIR");
+  if (runtime == nullptr || *runtime != '/') {
+    return fmt::format("/run/user/{}/inlay/agent.sock", geteuid());
+  }
+  return fmt::format("{}/inlay/agent.sock", runtime);
+}
+
+}  // namespace inlay::identity::agent

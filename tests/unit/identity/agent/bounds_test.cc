@@ -1,0 +1,107 @@
+// What keeps one user from keeping others out.
+#include <doctest/doctest.h>
+
+#include <future>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "identity/agent/rate_limit.h"
+#include "identity/agent/seats.h"
+#include "identity/agent/work_queue.h"
+
+using namespace inlay::identity::agent;
+
+namespace {
+constexpr std::int64_t kSecond = 1'000'000'000;
+}
+
+TEST_CASE("whoever fills the seats loses his own oldest one") {
+  Seats seats({.waiting = 10, .waiting_of_a_user = 3, .attached = 4, .attached_of_a_user = 2});
+  CHECK_FALSE(seats.come(1, 1000).has_value());
+  CHECK_FALSE(seats.come(2, 1000).has_value());
+  CHECK_FALSE(seats.come(3, 2000).has_value());
+  CHECK_FALSE(seats.come(4, 1000).has_value());
+  CHECK(seats.come(5, 1000) == 1);
+  seats.leave(1);
+  CHECK(seats.oldest_waiting() == 2);
+}
+
+TEST_CASE("where all wait, the oldest of all gives way") {
+  Seats seats({.waiting = 2, .waiting_of_a_user = 2, .attached = 4, .attached_of_a_user = 2});
+  CHECK_FALSE(seats.come(1, 1).has_value());
+  CHECK_FALSE(seats.come(2, 2).has_value());
+  CHECK(seats.come(3, 3) == 1);
+}
+
+TEST_CASE("the attached are bounded, for a user and in all, and wait no more") {
+  Seats seats({.waiting = 10, .waiting_of_a_user = 10, .attached = 3, .attached_of_a_user = 2});
+  for (Seats::Id id = 1; id <= 3; ++id) seats.come(id, 1000);
+  CHECK(seats.attach(1));
+  CHECK(seats.attach(1));
+  CHECK(seats.attach(2));
+  CHECK_FALSE(seats.attach(3));
+  CHECK(seats.oldest_waiting() == 3);
+  seats.come(4, 2000);
+  seats.come(5, 3000);
+  CHECK(seats.attach(4));
+  CHECK_FALSE(seats.attach(5));
+  seats.leave(1);
+  CHECK(seats.attached() == 2);
+  CHECK(seats.attach(5));
+  CHECK_FALSE(seats.attach(99));
+  seats.leave(99);
+}
+
+TEST_CASE("few descriptors make few seats, and fit") {
+  for (std::size_t descriptors : {32, 64, 96, 256, 1024, 4096, 1 << 20}) {
+    SeatLimits limits = SeatLimits::of(descriptors);
+    CHECK(limits.waiting_of_a_user < limits.waiting);
+    CHECK(limits.attached_of_a_user < limits.attached);
+    if (descriptors >= 96) CHECK(limits.waiting + 2 * limits.attached <= descriptors);
+  }
+}
+
+TEST_CASE("a bucket gives what it holds, then what flows in") {
+  RateLimit<int> limit(10, 20);
+  for (int i = 0; i < 20; ++i) CHECK(limit.take(1, 0));
+  CHECK_FALSE(limit.take(1, 0));
+  CHECK(limit.take(2, 0));  // another's
+  CHECK_FALSE(limit.take(1, kSecond / 20));
+  CHECK(limit.take(1, kSecond / 5));
+  CHECK(limit.take(1, kSecond / 5));
+  CHECK_FALSE(limit.take(1, kSecond / 5));
+  // However long it is quiet, it holds no more than it can.
+  for (int i = 0; i < 20; ++i) CHECK(limit.take(1, 1'000'000 * kSecond));
+  CHECK_FALSE(limit.take(1, 1'000'000 * kSecond));
+  // Nor is anything lost or won when the clock seems to go back.
+  CHECK_FALSE(limit.take(1, 0));
+}
+
+TEST_CASE("ever new keys do not fill the memory") {
+  RateLimit<int> limit(1, 1);
+  for (int key = 0; key < 100'000; ++key) CHECK(limit.take(key, 0));
+}
+
+TEST_CASE("users take turns, however many jobs one of them has") {
+  WorkQueue queue(1);
+  std::promise<void> running, begin;
+  queue.give(1, [&] {
+    running.set_value();
+    begin.get_future().wait();
+  });
+  running.get_future().wait();
+  std::mutex mutex;
+  std::vector<int> order;
+  std::promise<void> end;
+  auto note = [&](int user) {
+    std::lock_guard lock(mutex);
+    order.push_back(user);
+    if (order.size() == 102) end.set_value();
+  };
+  for (int i = 0; i < 100; ++i) queue.give(1, [&] { note(1); });
+  for (int i = 0; i < 2; ++i) queue.give(2, [&] { note(2); });
+  begin.set_value();
+  end.get_future().wait();
+  CHECK(std::vector(order.begin(), order.begin() + 5) == std::vector{1, 2, 1, 2, 1});
+}
