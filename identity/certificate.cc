@@ -72,6 +72,26 @@ X509Ptr certificate_from_der(std::span<const unsigned char> der) {
   return parsed;
 }
 
+tl::expected<std::vector<X509Ptr>, std::string> certificates_from_der(std::string_view der) {
+  const ErrorMark mark;
+  const auto *position = reinterpret_cast<const unsigned char *>(der.data());
+  const unsigned char *const end = position + der.size();
+  std::vector<X509Ptr> certificates;
+  while (position < end) {
+    X509 *certificate = X509_new_ex(library_context(), nullptr);
+    if (certificate == nullptr) return tl::unexpected(std::string("out of memory"));
+    // Frees and nulls `certificate` when it fails.
+    d2i_X509(&certificate, &position, static_cast<long>(end - position));
+    if (certificate == nullptr) {
+      return tl::unexpected(
+          fmt::format("certificate {} is not one in DER", certificates.size() + 1));
+    }
+    certificates.emplace_back(certificate);
+  }
+  if (certificates.empty()) return tl::unexpected(std::string("it holds no certificate"));
+  return certificates;
+}
+
 tl::expected<std::vector<X509Ptr>, std::string> certificates_from_pem(std::string_view text) {
   const ErrorMark mark;
   if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());

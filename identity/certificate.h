@@ -29,6 +29,10 @@ class ErrorMark {
 // Exactly one certificate; null when it is none or something follows it.
 X509Ptr certificate_from_der(std::span<const unsigned char> der);
 
+// One or more in DER, each right behind the one before, as the SPIFFE Workload API has chains and
+// bundles. The error is one line.
+tl::expected<std::vector<X509Ptr>, std::string> certificates_from_der(std::string_view der);
+
 // All CERTIFICATE blocks, in order; other blocks and text between blocks are skipped. The error is
 // one line: a block that is damaged or cut short spoils the whole text, since half a bundle would
 // be taken for a revocation of the other half. No block at all gives an empty vector.

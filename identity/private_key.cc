@@ -3,6 +3,7 @@
 #include <openssl/pem.h>
 
 #include <climits>
+#include <memory>
 
 #include "identity/certificate.h"
 
@@ -31,6 +32,18 @@ tl::expected<PkeyPtr, std::string> private_key_from_pem(std::string_view pem) {
   return tl::unexpected(std::string(encrypted
                                         ? "the key is encrypted; store it without a passphrase"
                                         : "the key is not a private key in PEM"));
+}
+
+tl::expected<PkeyPtr, std::string> private_key_from_der(std::string_view der) {
+  const ErrorMark mark;
+  const auto *position = reinterpret_cast<const unsigned char *>(der.data());
+  const unsigned char *const end = position + der.size();
+  const std::unique_ptr<PKCS8_PRIV_KEY_INFO, OpensslDelete<PKCS8_PRIV_KEY_INFO_free>> info(
+      d2i_PKCS8_PRIV_KEY_INFO(nullptr, &position, static_cast<long>(der.size())));
+  PkeyPtr key(info && position == end ? EVP_PKCS82PKEY_ex(info.get(), library_context(), nullptr)
+                                      : nullptr);
+  if (key) return key;
+  return tl::unexpected(std::string("the key is not a private key in PKCS#8 DER"));
 }
 
 bool halves_match(EVP_PKEY *key) {

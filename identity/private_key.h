@@ -13,6 +13,9 @@ namespace inlay::identity {
 // passphrase. The error is one line.
 tl::expected<PkeyPtr, std::string> private_key_from_pem(std::string_view pem);
 
+// PKCS#8 in DER, unencrypted, and nothing behind it. The error is one line.
+tl::expected<PkeyPtr, std::string> private_key_from_der(std::string_view der);
+
 // A key whose two halves do not belong together passes X509_check_private_key, which compares
 // public halves only, and then fails in every handshake.
 bool halves_match(EVP_PKEY *key);

@@ -53,14 +53,15 @@ tl::expected<X509Svid, SvidError> judge(std::vector<X509Ptr> chain) {
   return X509Svid{*id, std::move(chain), nullptr, *not_before, *not_after};
 }
 
-tl::expected<X509Svid, SvidError> parse(std::string_view chain_pem, std::string_view key_pem) {
-  auto chain = certificates_from_pem(chain_pem);
+using Chain = tl::expected<std::vector<X509Ptr>, std::string>;
+using Key = tl::expected<PkeyPtr, std::string>;
+
+tl::expected<X509Svid, SvidError> put_together(Chain chain, Key key) {
   if (!chain) return error("the certificate chain: " + chain.error());
   if (chain->empty()) return error("the certificate chain holds no certificate in PEM");
   auto svid = judge(*std::move(chain));
   if (!svid) return svid;
 
-  auto key = private_key_from_pem(key_pem);
   if (!key) return error(key.error());
   if (X509_check_private_key(svid->chain.front().get(), key->get()) != 1 ||
       !halves_match(key->get())) {
@@ -93,12 +94,19 @@ tl::expected<X509Svid, SvidError> guarded(Parse attempt) {
 }  // namespace
 
 tl::expected<X509Svid, SvidError> parse_svid(std::string_view chain_pem, std::string_view key_pem) {
-  return guarded([&] { return parse(chain_pem, key_pem); });
+  return guarded([&] {
+    return put_together(certificates_from_pem(chain_pem), private_key_from_pem(key_pem));
+  });
 }
 
 tl::expected<X509Svid, SvidError> parse_svid_without_key(
     const std::vector<std::string> &chain_der) {
   return guarded([&] { return parse_der(chain_der); });
+}
+
+tl::expected<X509Svid, SvidError> parse_svid_der(std::string_view chain, std::string_view key) {
+  return guarded(
+      [&] { return put_together(certificates_from_der(chain), private_key_from_der(key)); });
 }
 
 X509Svid share(const X509Svid &svid) {
