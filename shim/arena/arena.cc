@@ -286,6 +286,12 @@ Local &local(Slot &slot) noexcept {
   return mapping.locals[index_of(mapping, slot)];
 }
 
+std::size_t address_space_needed() noexcept {
+  constexpr std::size_t kArenas = 2;        // after a fork another one, made before the old one goes
+  constexpr std::size_t kOther = 32 << 20;  // descriptor table, heap, the helper's stack, the log
+  return (arena_count() + kArenas) * (kArenaSize + kLocalsSize) + kOther;
+}
+
 void close_arenas() noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_acquire);
   for (unsigned i = 0; i < count; ++i) {

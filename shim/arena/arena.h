@@ -53,6 +53,9 @@ Local &local(Slot &slot) noexcept;
 template <typename F>
 void for_each_slot(F &&visit) noexcept;
 
+// How much of the process's address space inlay has mapped, and may map before long.
+std::size_t address_space_needed() noexcept;
+
 // fork happened: no new slots in the arenas that existed. Called on both sides.
 void close_arenas() noexcept;
 

@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "shim/session/fork.h"
+
 namespace inlay::shim::boot {
 
 void before_fork() noexcept;
@@ -15,9 +17,11 @@ void after_fork_child() noexcept;
 // its own.
 inline bool forks(unsigned long flags) noexcept { return (flags & (CLONE_VM | CLONE_FILES)) == 0; }
 
-// `call` returns in both processes, 0 in the child.
+// `call` returns in both processes, 0 in the child. No helper runs meanwhile: the C library would
+// go on to count it among the child's threads, and setuid() there would wait for it.
 template <typename Call>
 long as_fork(Call call) noexcept {
+  HelperAside aside(0, true);
   before_fork();
   long child = call();
   int saved = errno;

@@ -297,6 +297,24 @@
   X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \
   X(process, watch, int, setns, (int fd, int kind), "the helper parks")                            \
+  X(process, watch, int, chroot, (const char *path), "the log is opened before")                   \
+  X(limits, watch, int, setrlimit, (__rlimit_resource_t resource, const struct rlimit *wanted),    \
+    "the helper is started before")                                                                \
+  X(limits, watch, int, setrlimit64,                                                               \
+    (__rlimit_resource_t resource, const struct rlimit64 *wanted),                                 \
+    "the helper is started before")                                                                \
+  X(limits, watch, int, prlimit,                                                                   \
+    (pid_t process, enum __rlimit_resource resource, const struct rlimit *wanted,                  \
+     struct rlimit *before),                                                                       \
+    "the helper is started before")                                                                \
+  X(limits, watch, int, prlimit64,                                                                 \
+    (pid_t process, enum __rlimit_resource resource, const struct rlimit64 *wanted,                \
+     struct rlimit64 *before),                                                                     \
+    "the helper is started before")                                                                \
+  X(limits, watch, int, getrlimit, (__rlimit_resource_t resource, struct rlimit *limit),           \
+    "RLIMIT_AS without inlay's part")                                                              \
+  X(limits, watch, int, getrlimit64, (__rlimit_resource_t resource, struct rlimit64 *limit),       \
+    "RLIMIT_AS without inlay's part")                                                              \
   X(clone, watch, int, clone, (int (*run)(void *), void *stack, int flags, void *argument, ...),   \
     "as fork, without CLONE_VM and CLONE_FILES")                                                   \
   X(clone, watch, int, __clone, (int (*run)(void *), void *stack, int flags, void *argument, ...), \

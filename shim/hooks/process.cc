@@ -267,6 +267,12 @@ int prctl(int option, ...) noexcept {
   return result;
 }
 
+// From there on the log's folder may be out of reach.
+int chroot(const char *path) noexcept {
+  if (boot::active() && !in_foreign_process() && has_sockets()) boot::open_log();
+  return bound().chroot(path);
+}
+
 int unshare(int flags) noexcept {
   if (!boot::active() || in_foreign_process()) return bound().unshare(flags);
   constexpr int kAlone = CLONE_NEWUSER | CLONE_THREAD | CLONE_VM | CLONE_SIGHAND | CLONE_FILES;

@@ -166,6 +166,15 @@ extern "C" long syscall(long number, ...) noexcept {
       if (in_foreign_process()) break;
       return boot::as_fork([&] { return next.syscall(number); });
 #endif
+    case SYS_chroot:
+      return chroot(at<char>(a));
+    case SYS_prlimit64:
+      return prlimit64(number_of(a), static_cast<__rlimit_resource>(number_of(b)),
+                       at<rlimit64>(c), at<rlimit64>(d));
+    case SYS_setrlimit:
+      return setrlimit64(number_of(a), at<rlimit64>(b));
+    case SYS_getrlimit:
+      return getrlimit64(number_of(a), at<rlimit64>(b));
     case SYS_unshare:
       return unshare(number_of(a));
     case SYS_setns:

@@ -14,6 +14,11 @@ void session_after_fork_child() noexcept;
 // done about it is done when it first uses a session. Costs two loads.
 void follow_fork() noexcept;
 
+// A helper that is there from now on: the process is about to lose what it takes to start one. Nothing
+// when it may not be started, or the process holds no TCP socket.
+void keep_helper() noexcept;
+bool has_sockets() noexcept;
+
 // Around unshare and setns: some need a process with one thread, and after those that put children
 // into another PID namespace the kernel makes no thread any more. `spaces`: the CLONE_... flags.
 class HelperAside {

@@ -126,11 +126,10 @@ bool start_thread() noexcept {
   sigfillset(&all);
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) != 0) return false;
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, kStackSize);
   pthread_sigmask(SIG_BLOCK, &all, &before);
-  pthread_t thread;
-  int error = pthread_create(&thread, &attributes, run, nullptr);
+  int error = pthread_create(&g_helper.handle, &attributes, run, nullptr);
+  g_helper.joinable = error == 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   return error == 0;
@@ -168,12 +167,24 @@ bool on_helper_thread() noexcept {
   return g_helper.thread.load(std::memory_order_relaxed) == current_thread_id();
 }
 
+// The one before has said that it ends, and is about to.
+static void join_last() noexcept {
+  if (!g_helper.joinable) return;
+  int cancellation;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancellation);
+  pthread_join(g_helper.handle, nullptr);
+  pthread_setcancelstate(cancellation, nullptr);
+  g_helper.joinable = false;
+}
+
 bool ensure_running() noexcept {
   if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // started when it is over
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;
   Locked starting(g_helper.start_lock);
   if (starting.reentered()) return true;  // the frame below is starting it
+  if (g_helper.parked.load(std::memory_order_seq_cst)) return true;  // since then
   if (g_helper.running.load(std::memory_order_seq_cst)) return true;
+  join_last();
   if (make_descriptors()) {
     g_helper.running.store(true, std::memory_order_seq_cst);
     if (start_thread()) return true;

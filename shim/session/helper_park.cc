@@ -1,12 +1,15 @@
 // The helper out of the way: around calls that need a process with one thread, and across fork.
 #include <sched.h>
 
+#include <cerrno>
 #include <csignal>
 #include <ctime>
 
+#include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/session/agent_link.h"
+#include "shim/boot/sandbox.h"
 #include "shim/session/fork.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
@@ -34,16 +37,21 @@ namespace {
 void park() noexcept {
   g_helper.parked.store(true, std::memory_order_seq_cst);
   g_helper.was_running = g_helper.running.load(std::memory_order_seq_cst);
-  if (!g_helper.was_running) return;
-  // Wait until the kernel has let go of the thread: unshare counts those that are still ending.
+  // Until the C library and the kernel have let go of the thread, of one that ends by itself, too: both
+  // count those that are still ending.
   constexpr int kLooks = 20'000;
   for (int look = 0; look < kLooks; ++look) {
-    std::uint64_t one = 1;
-    kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
-    std::uint32_t thread = g_helper.thread.load(std::memory_order_acquire);
-    if (thread != 0 && kernel::call(SYS_tgkill, static_cast<long>(process_id()),
-                                    static_cast<long>(thread), 0) == -ESRCH) {
-      break;
+    {
+      Locked starting(g_helper.start_lock);
+      if (starting.reentered() || !g_helper.joinable) return;
+      if (pthread_tryjoin_np(g_helper.handle, nullptr) == 0) {
+        g_helper.joinable = false;
+        return;
+      }
+      std::uint64_t one = 1;
+      if (g_helper.wake >= 0) {
+        kernel::call(SYS_write, g_helper.wake, kernel::word(&one), sizeof(one));
+      }
     }
     timespec pause{0, 100'000};
     kernel::call(SYS_nanosleep, kernel::word(&pause), 0);
@@ -69,11 +77,26 @@ void unpark() noexcept {
 
 }  // namespace
 
+void keep_helper() noexcept {
+  if (boot::sandboxed()) return;
+  const int saved = errno;
+  g_helper.stays.store(true, std::memory_order_relaxed);
+  ensure_running();
+  errno = saved;
+}
+
+bool has_sockets() noexcept {
+  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
+    std::uint64_t word = descriptor_word(fd);
+    if (word == kSocket || (word & kManagedBit) != 0) return true;
+  }
+  return false;
+}
+
 HelperAside::HelperAside(int spaces, bool needs_one_thread) noexcept : parked_(true) {
   if ((spaces & CLONE_NEWPID) != 0 && !needs_one_thread) {
     parked_ = false;
-    g_helper.stays.store(true, std::memory_order_relaxed);
-    ensure_running();
+    keep_helper();
   } else {
     park();
   }
@@ -97,6 +120,9 @@ void helper_after_fork_child() noexcept {
   g_helper.start_lock.reset();
   g_helper.work_lock.reset();
   g_helper.running.store(false, std::memory_order_relaxed);
+  g_helper.parked.store(false, std::memory_order_relaxed);
+  g_helper.was_running = false;
+  g_helper.joinable = false;
   g_helper.stays.store(false, std::memory_order_relaxed);
   g_helper.sleeping.store(false, std::memory_order_relaxed);
   g_helper.inbox.store(nullptr, std::memory_order_relaxed);

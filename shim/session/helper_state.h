@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include <pthread.h>
+
 #include "shim/arena/lock.h"
 #include "shim/session/handshake_task.h"
 
@@ -18,6 +20,8 @@ struct Helper {
   bool was_running = false;               // when it was parked
   std::atomic<bool> stays{false};         // it could not be started again
   std::atomic<std::uint32_t> thread{0};   // its id
+  pthread_t handle{};                     // of the last one, while it is
+  bool joinable = false;                  // not joined yet; guarded by start_lock, as handle
   std::atomic<bool> cannot_start{false};  // keep_watch() failed: it does not try at every call
   std::atomic<Slot *> inbox{nullptr};
   int epoll = -1;

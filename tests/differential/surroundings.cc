@@ -109,6 +109,69 @@ Scenario no_processes{"surroundings/no-more-processes", echo, [](std::uint16_t p
                         note("close", close(fd));
                       }};
 
+// The half of a server that talks to the network, which may open nothing and start nobody: before
+// the first byte, when the handshake is still to come.
+void limit(__rlimit_resource resource, rlim_t most) {
+  rlimit limits{most, most};
+  note("setrlimit", setrlimit(resource, &limits));
+}
+void serve_within(int listener, void (*limit_oneself)()) {
+  int fd = take(listener);
+  limit_oneself();
+  note_data("heard", receive_exactly(fd, 8));
+  send_all(fd, "answer question");
+  note_rest(fd);
+}
+void nothing_left() {
+  limit(RLIMIT_NOFILE, 0);
+  note("setgid", setresgid(65534, 65534, 65534));
+  note("setuid", setresuid(65534, 65534, 65534));
+  limit(RLIMIT_NPROC, 0);
+}
+Scenario nothing{"surroundings/no-descriptors-and-processes-before-the-first-byte",
+                 [](int listener) { serve_within(listener, nothing_left); }, ask};
+Scenario nothing_in_a_child{"surroundings/a-child-without-descriptors-and-processes",
+                            [](int listener) {
+                              int fd = take(listener);
+                              pid_t child = fork();
+                              if (child == 0) {
+                                call_myself("child");
+                                nothing_left();
+                                note_data("heard", receive_exactly(fd, 8));
+                                send_all(fd, "answer question");
+                                note_rest(fd);
+                                _exit(0);
+                              }
+                              close(fd);
+                              int status = -1;
+                              waitpid(child, &status, 0);
+                              note("status", status);
+                            },
+                            ask};
+
+// The program has what it asked for to itself, and sees no other limit.
+void little_memory() {
+  constexpr rlim_t kSpace = 200 << 20;
+  limit(RLIMIT_AS, kSpace);
+  rlimit now{};
+  note("getrlimit", getrlimit(RLIMIT_AS, &now));
+  note("limit", now.rlim_cur == kSpace && now.rlim_max == kSpace);
+  note("prlimit", prlimit(0, RLIMIT_AS, nullptr, &now));
+  note("limit", now.rlim_cur == kSpace && now.rlim_max == kSpace);
+  void *memory = mmap(nullptr, 100 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  note("memory", memory != MAP_FAILED);
+  munmap(memory, 100 << 20);
+}
+Scenario little_space{"surroundings/little-address-space",
+                      [](int listener) {
+                        serve_within(listener, little_memory);
+                        echo(listener);
+                      },
+                      [](std::uint16_t port) {
+                        ask(port);
+                        ask(port);
+                      }};
+
 Scenario all_locked{"surroundings/memory-locked", echo, [](std::uint16_t port) {
                       note("mlockall", mlockall(MCL_CURRENT | MCL_FUTURE));
                       ask(port);
