@@ -108,6 +108,9 @@ bool queue_control(Slot &slot, tls::ContentType type, std::span<const std::uint8
 // What waits, for those who look before they lock. send_lock held.
 void note_output(Slot &slot) noexcept;
 struct UnderWay;
+// A thread is in a blocking send of the tail, or nobody can tell how far one came that was left. What one
+// of this thread's took that it has jumped out of is noted first. send_lock held.
+bool is_being_flushed(Slot &slot, int fd) noexcept;
 // Sends the tail with blocking calls outside the lock. Returns 0 when it is gone, else an errno:
 // EAGAIN means the descriptor does not block, or its SO_SNDTIMEO ran out.
 int flush_blocking(Slot &slot, UnderWay &call);

@@ -13,6 +13,9 @@ void Local::reset() noexcept {
   opened_type = tls::ContentType::invalid;
   opened_sequence = 0;
   seal = nullptr;
+  flush_mark = nullptr;
+  flush_written = 0;
+  flush_length = 0;
   task = nullptr;
   policy = nullptr;
   descriptor = 0;

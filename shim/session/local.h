@@ -25,6 +25,10 @@ struct Local {
   std::uint64_t opened_sequence = 0;
   // Guarded by the slot's send_lock.
   tls::RecordCipher *seal = nullptr;
+  // The blocking send of the tail that a thread of this process is in (flush.cc).
+  const std::uintptr_t *flush_mark = nullptr;  // on its stack: its own address until it returns
+  std::uint64_t flush_written = 0;             // to the socket, before it
+  std::uint64_t flush_length = 0;              // what it sends
 
   // Guarded by the slot's life_lock.
   Task *task = nullptr;                 // the helper's work on this session

@@ -240,7 +240,7 @@ bool queue_control(Slot &slot, ContentType type, std::span<const std::uint8_t> m
 
 Push push_output(Slot &slot, int fd, int *error) noexcept {
   *error = 0;
-  if (slot.sending.flusher.load(std::memory_order_relaxed) != 0) return Push::pending;
+  if (is_being_flushed(slot, fd)) return Push::pending;
   Push pushed = push_tail(slot, fd, error);
   if (slot.state.load(std::memory_order_acquire) == State::established) {
     if (pushed == Push::done && slot.key_update_due.load(std::memory_order_relaxed)) {
