@@ -119,7 +119,9 @@ void bound_half_open(Task &newest) noexcept {
     return;  // closed: it holds no place any more
   }
   fail_closed(slot, static_cast<int>(local(slot).descriptor) - 1, policy::Reason::half_open_limit);
-  notify_helper(slot);  // its task ends
+  // Its task ends when its turn comes; its memory goes now, or a burst of newer ones would take theirs first.
+  oldest.handshake.reset();
+  notify_helper(slot);
 }
 
 Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {

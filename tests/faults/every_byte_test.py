@@ -62,7 +62,7 @@ class EveryByte(unittest.TestCase):
 
     def test_t42_a_cut_at_any_byte_is_an_error_never_an_end_of_the_data(self):
         for direction, number, byte, _, _ in list(self.points()):
-            for kind in ("fin", "rst"):
+            for kind in ("fin", "rst", "half"):
                 def hand(d, index, record):
                     if (d, index) == (direction, number):
                         raise Stop(kind, record[:byte])

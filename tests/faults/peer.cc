@@ -176,6 +176,27 @@ void play(Peer &peer, std::string_view scenario) {
     peer.data("good");
     for (int i = 0; i < kFlood; ++i) peer.update_key(true);
     peer.data("bad");
+  } else if (scenario == "ticket-flood") {
+    peer.data("good");
+    // NewSessionTicket: lifetime, age_add, an empty nonce, one byte of ticket, no extensions
+    for (int i = 0; i < kFlood; ++i) {
+      peer.say(ContentType::handshake, std::string_view("\4\0\0\x0e\0\0\0\1\0\0\0\0\0\0\1t\0\0", 18));
+    }
+    peer.data("bad");
+  } else if (scenario == "fragment-flood") {
+    peer.data("good");
+    // A KeyUpdate that never ends: one byte of its header, records without data.
+    for (int i = 0; i < kFlood; ++i) peer.say(ContentType::handshake, std::string_view("\4", 1));
+    peer.data("bad");
+  } else if (scenario == "another-certificate") {
+    peer.data("good");
+    // Certificate: an empty context, an empty list
+    peer.say(ContentType::handshake, std::string_view("\x0b\0\0\4\0\0\0\0", 8));
+    peer.data("bad");
+  } else if (scenario == "certificate-request") {
+    peer.data("good");
+    peer.say(ContentType::handshake, std::string_view("\x0d\0\0\3\0\0\0", 7));
+    peer.data("bad");
   } else if (scenario == "key-updates") {
     for (int i = 0; i < kFlood; ++i) {
       peer.update_key(i % 2 == 0);

@@ -274,7 +274,7 @@ def records(data):
 
 
 class Stop(Exception):
-    """Raised by a relay's hand: "fin" or "rst" for both sides."""
+    """Raised by a relay's hand: "fin" or "rst" for both sides, "half" for the direction alone."""
 
 
 class Relay:
@@ -341,6 +341,9 @@ class Relay:
             sink.sendall(rest)
         except OSError:
             pass
+        if kind == "half":
+            sink.shutdown(socket.SHUT_WR)
+            return
         for side in {*self.sides["up"]}:
             try:
                 if kind == "rst":
