@@ -63,6 +63,18 @@ void raw_exit(int status) {
   for (;;) kernel::call(SYS_exit_group, status);
 }
 
+// Address sanitizer's runtime asks for and sets limits from its first malloc(), which dlsym() may cause.
+template <typename Limit>
+int raw_setrlimit(__rlimit_resource_t resource, const Limit *wanted) {
+  return static_cast<int>(
+      result_of(kernel::call(SYS_prlimit64, 0, resource, kernel::word(wanted), 0)));
+}
+template <typename Limit>
+int raw_getrlimit(__rlimit_resource_t resource, Limit *limit) {
+  return static_cast<int>(
+      result_of(kernel::call(SYS_prlimit64, 0, resource, 0, kernel::word(limit))));
+}
+
 int checked_vfprintf(FILE *stream, int, const char *format, va_list arguments) {
   return _IO_vfprintf(stream, format, arguments);
 }
@@ -89,6 +101,10 @@ constexpr Next unbound() noexcept {
   table.close = table.__close = table.__close_nocancel = raw_close;
   table.fcntl = table.__fcntl = table.fcntl64 = raw_fcntl;
   table.prctl = raw_prctl;
+  table.setrlimit = raw_setrlimit;
+  table.setrlimit64 = raw_setrlimit;
+  table.getrlimit = raw_getrlimit;
+  table.getrlimit64 = raw_getrlimit;
   table.syscall = raw_syscall;
   table._exit = table._Exit = raw_exit;
   return table;

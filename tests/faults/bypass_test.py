@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What goes past the hooks, without and with `inlay run --strict`: the table in README.md (architecture I1)."""
+"""What goes past the hooks, without and with `inlay run --strict`: the table in README.md (architecture I1, T77)."""
 
 import json
 import os

@@ -47,6 +47,14 @@ try:
 except ssl.SSLWantReadError:
     print(outgoing.read()[:3].hex(), ssl.OPENSSL_VERSION, hashlib.sha256(b"x").hexdigest())
 """
+# Libssl comes late, goes, and comes again (T78).
+LATE_LIBSSL = """
+import _ctypes, ctypes
+for _ in range(3):
+    library = ctypes.CDLL("libssl.so.3")
+    library.OpenSSL_version.restype = ctypes.c_char_p
+    print(library.OpenSSL_version(0), _ctypes.dlclose(library._handle))
+"""
 SIGNAL_STATE = ["grep", "-E", "^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt)", "/proc/self/status"]
 
 COMMANDS = {
@@ -75,6 +83,12 @@ COMMANDS = {
     "descriptors": [PYTHON, "-c", DESCRIPTORS],
     "threads-and-children": [PYTHON, "-c", THREADS_AND_CHILDREN],
     "own-libssl-T79": [PYTHON, "-c", OWN_LIBSSL],
+    "late-libssl-T78": [PYTHON, "-c", LATE_LIBSSL],
+    # A preload of the program's own, beside inlay's: it changes how the C library buffers.
+    "another-preload-T80": ["stdbuf", "-o0", PYTHON, "-c",
+                            "import os; print('first'); os.system('echo second'); print('third')"],
+    "user-namespace-T81": ["unshare", "--user", "--map-root-user", "sh", "-c",
+                           "id -u; cat /etc/hostname; exit 3"],
     "command-not-found-by-shell": ["sh", "-c", "/no/such/command"],
 }
 
@@ -120,6 +134,16 @@ under_both("standard-input", lambda _: ["sha256sum"], stdin=os.urandom(8 << 20))
 under_both("ignored-signals-T82", lambda _: SIGNAL_STATE, restore_signals=False)
 under_both("socket-calls-T75",
            lambda ctx: [PYTHON, SCRIPTS / "socket_calls.py", ctx.port(), ctx.port()])
+
+
+@case("null/address-sanitizer-T80")
+def address_sanitizer(ctx):
+    """Its runtime ends a program that has another library in front of it."""
+    gcc = ctx.checked(["gcc", "-print-file-name=libasan.so"]).decode().strip()
+    env = {**ctx.env, "LD_PRELOAD": gcc, "ASAN_OPTIONS": "detect_leaks=0"}
+    argv = [PYTHON, "-c", "import socket; a, b = socket.socketpair(); print(a.send(b'abc'))"]
+    compare(outcome(ctx, "alone", argv, None, env=env),
+            outcome(ctx, "inlay", argv, null_config(ctx), env=env))
 
 
 @case("null/the-library-is-there")
