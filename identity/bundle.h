@@ -1,4 +1,5 @@
-// Trust bundles: the X.509 authorities of one trust domain each (SPIFFE Trust Domain and Bundle §4).
+// Trust bundles: the X.509 authorities of one trust domain each (SPIFFE Trust Domain and Bundle
+// §4).
 #pragma once
 
 #include <cstdint>
@@ -6,9 +7,8 @@
 #include <map>
 #include <string>
 #include <string_view>
-#include <vector>
-
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "identity/openssl.h"
 
@@ -17,6 +17,9 @@ namespace inlay::identity {
 struct Bundle {
   std::vector<X509Ptr> authorities;  // empty means: everything of this trust domain is rejected
   std::uint64_t sequence = 0;        // spiffe_sequence; 0 when absent or PEM
+  std::vector<X509CrlPtr> crls;      // complete ones, each signed by one of the authorities
+  bool accept_stale_crls =
+      false;  // past their nextUpdate; else they refuse what their issuer signed
 };
 
 struct BundleError {

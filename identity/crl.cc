@@ -5,26 +5,26 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <climits>
 
 #include "identity/certificate.h"
 
 namespace inlay::identity {
-namespace {
+namespace {}  // namespace
 
-using CrlPtr = std::unique_ptr<X509_CRL, OpensslDelete<X509_CRL_free>>;
-
-// Parsed into our own library context, and nothing after it.
-CrlPtr crl_from_der(std::string_view der) {
+X509CrlPtr crl_from_der(std::string_view der) {
   const auto *at = reinterpret_cast<const unsigned char *>(der.data());
   const unsigned char *const end = at + der.size();
   X509_CRL *crl = X509_CRL_new_ex(library_context(), nullptr);
   if (crl == nullptr) return nullptr;
   // Frees it, and sets it to null, when it fails.
   if (d2i_X509_CRL(&crl, &at, static_cast<long>(der.size())) == nullptr) return nullptr;
-  CrlPtr owned(crl);
+  X509CrlPtr owned(crl);
   return at == end ? std::move(owned) : nullptr;
 }
+
+namespace {
 
 std::string name_text(const X509_NAME *name) {
   const BioPtr bio(BIO_new(BIO_s_mem()));
@@ -43,8 +43,14 @@ bool has_unknown_critical_extension(const X509_CRL *crl) {
   return X509_CRL_get_ext_by_NID(crl, NID_delta_crl, -1) >= 0;
 }
 
+bool has_signed(X509 *authority, X509_CRL *crl) {
+  return X509_NAME_cmp(X509_get_subject_name(authority), X509_CRL_get_issuer(crl)) == 0 &&
+         (X509_get_key_usage(authority) & X509v3_KU_CRL_SIGN) != 0 &&
+         X509_CRL_verify(crl, X509_get0_pubkey(authority)) == 1;
+}
+
 tl::expected<Crl, std::string> parse_one(std::string der) {
-  const CrlPtr parsed = crl_from_der(der);
+  const X509CrlPtr parsed = crl_from_der(der);
   if (!parsed) return tl::unexpected(std::string("it holds no CRL, neither PEM nor DER"));
   if (has_unknown_critical_extension(parsed.get())) {
     return tl::unexpected(
@@ -106,25 +112,35 @@ tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text) {
 
 bool signed_by(const Crl &crl, std::span<const std::string> authorities) {
   const ErrorMark mark;
-  const CrlPtr parsed = crl_from_der(crl.der);
-  if (!parsed) return false;
-  for (const std::string &der : authorities) {
-    const X509Ptr authority =
-        certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()});
-    if (!authority || X509_NAME_cmp(X509_get_subject_name(authority.get()),
-                                    X509_CRL_get_issuer(parsed.get())) != 0) {
-      continue;
-    }
-    if ((X509_get_key_usage(authority.get()) & X509v3_KU_CRL_SIGN) == 0) continue;
-    if (X509_CRL_verify(parsed.get(), X509_get0_pubkey(authority.get())) == 1) return true;
+  const X509CrlPtr parsed = crl_from_der(crl.der);
+  return parsed && std::any_of(authorities.begin(), authorities.end(), [&](const std::string &der) {
+           const X509Ptr authority = certificate_from_der(
+               {reinterpret_cast<const unsigned char *>(der.data()), der.size()});
+           return authority && has_signed(authority.get(), parsed.get());
+         });
+}
+
+bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale) {
+  const ErrorMark mark;
+  bool added = false;
+  for (auto &[trust_domain, bundle] : bundles) {
+    X509CrlPtr parsed = crl_from_der(crl.der);
+    const bool ours = parsed && std::any_of(bundle.authorities.begin(), bundle.authorities.end(),
+                                            [&](const X509Ptr &authority) {
+                                              return has_signed(authority.get(), parsed.get());
+                                            });
+    if (!ours) continue;
+    bundle.crls.push_back(std::move(parsed));
+    bundle.accept_stale_crls = accept_stale;
+    added = true;
   }
-  return false;
+  return added;
 }
 
 bool revoked(const X509 *certificate, std::span<const std::string> crls) {
   const ErrorMark mark;
   for (const std::string &der : crls) {
-    const CrlPtr crl = crl_from_der(der);
+    const X509CrlPtr crl = crl_from_der(der);
     if (!crl ||
         X509_NAME_cmp(X509_get_issuer_name(certificate), X509_CRL_get_issuer(crl.get())) != 0) {
       continue;

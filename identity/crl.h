@@ -9,6 +9,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "identity/bundle.h"
 #include "identity/openssl.h"
 
 namespace inlay::identity {
@@ -20,11 +21,17 @@ struct Crl {
   std::time_t next_update = 0;  // 0: it does not say; after it the list is stale
 };
 
+// Into library_context(); null when it is none, or something follows it.
+X509CrlPtr crl_from_der(std::string_view der);
+
 // X509 CRL blocks of PEM (at least one), or one CRL in DER. The error is one line.
 tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text);
 
 // Whether one of `authorities` (DER certificates) has signed it. Says nothing of dates.
 bool signed_by(const Crl &crl, std::span<const std::string> authorities);
+
+// Puts it into the bundles with an authority that has signed it. False when there is none.
+bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale);
 
 // Whether one of `crls` (DER) names `certificate`: by its issuer and serial number.
 bool revoked(const X509 *certificate, std::span<const std::string> crls);

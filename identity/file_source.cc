@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "identity/certificate.h"
+#include "identity/crl.h"
 #include "identity/file.h"
 #include "identity/verify.h"
 
@@ -173,6 +174,26 @@ tl::expected<X509Svid, SourceError> load_svid(const FilePaths &paths, Reader &re
   return std::move(*svid);
 }
 
+// Each list goes to the bundles with an authority that signed it.
+tl::expected<void, SourceError> load_crls(const FilePaths &paths, Reader &reader,
+                                          BundleSet &bundles) {
+  const auto content = reader.read("CRL", paths.crl, kMaxBundleBytes);
+  if (!content) return tl::unexpected(content.error());
+  reader.fingerprint.add((*content)->bytes);
+  auto crls = parse_crls((*content)->bytes);
+  if (!crls) {
+    return error(fmt::format("the CRL {} is not usable: {}; fetch it anew", paths.crl, crls.error()));
+  }
+  for (const Crl &crl : *crls) {
+    if (!add_crl(crl, bundles, paths.accept_stale_crls)) {
+      return error(fmt::format("the CRL {} of {} is signed by no authority of a bundle here; leave it "
+                               "out, or add the authority",
+                               paths.crl, crl.issuer));
+    }
+  }
+  return {};
+}
+
 tl::expected<Loaded, SourceError> load_from(Reader &reader, const FilePaths &paths) {
   auto svid = load_svid(paths, reader);
   if (!svid) return tl::unexpected(svid.error());
@@ -188,6 +209,10 @@ tl::expected<Loaded, SourceError> load_from(Reader &reader, const FilePaths &pat
       return error(fmt::format("the trust domain {} has two bundles, {} and {}; remove one",
                                trust_domain, paths.bundle, path));
     }
+  }
+  if (!paths.crl.empty()) {
+    auto good = load_crls(paths, reader, bundles);
+    if (!good) return tl::unexpected(good.error());
   }
   Loaded loaded{Material{std::move(*svid), std::move(bundles), 1}, {}};
   if (!reader.fingerprint.finish(loaded.digest)) return error("out of memory");
@@ -206,6 +231,7 @@ using Stamps = std::vector<FileStamp>;
 
 Stamps look(const FilePaths &paths) {
   Stamps stamps{FileStamp::of(paths.svid), FileStamp::of(paths.key), FileStamp::of(paths.bundle)};
+  if (!paths.crl.empty()) stamps.push_back(FileStamp::of(paths.crl));
   for (const auto &[trust_domain, path] : paths.further_bundles) {
     stamps.push_back(FileStamp::of(path));
   }

@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <string>
-
 #include <tl/expected.hpp>
 
 #include "identity/bundle.h"
@@ -16,11 +15,13 @@
 namespace inlay::identity {
 
 struct FilePaths {
-  std::string svid;    // absolute paths
+  std::string svid;  // absolute paths
   std::string key;
   std::string bundle;  // of the workload's own trust domain
   std::string trust_domain;
-  std::map<std::string, std::string> further_bundles;  // trust domain -> path
+  std::map<std::string, std::string> further_bundles{};  // trust domain -> path
+  std::string crl{};                                     // "" = none
+  bool accept_stale_crls = false;
 };
 
 // Everything a handshake needs, immutable once built.

@@ -118,6 +118,10 @@ std::string_view sentence(VerifyError error) noexcept {
       return "an authority in the chain was not allowed to sign it";
     case VerifyError::weak:
       return "a key or signature in the chain is too weak or of an unknown kind";
+    case VerifyError::revoked:
+      return "the certificate has been revoked";
+    case VerifyError::crl_stale:
+      return "the certificate revocation list is out of date";
     case VerifyError::chain_too_long:
       return "the certificate chain is too long";
     case VerifyError::internal:

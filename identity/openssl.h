@@ -20,6 +20,7 @@ inline void free_x509_stack(STACK_OF(X509) *stack) { sk_X509_pop_free(stack, X50
 
 using X509Ptr = std::unique_ptr<X509, OpensslDelete<X509_free>>;
 using X509StackPtr = std::unique_ptr<STACK_OF(X509), OpensslDelete<free_x509_stack>>;
+using X509CrlPtr = std::unique_ptr<X509_CRL, OpensslDelete<X509_CRL_free>>;
 using PkeyPtr = std::unique_ptr<EVP_PKEY, OpensslDelete<EVP_PKEY_free>>;
 using BioPtr = std::unique_ptr<BIO, OpensslDelete<BIO_free_all>>;
 using CipherContextPtr = std::unique_ptr<EVP_CIPHER_CTX, OpensslDelete<EVP_CIPHER_CTX_free>>;

@@ -264,8 +264,54 @@ tl::unexpected<VerifyFailure> explain(X509_STORE_CTX *context, const STACK_OF(X5
   return failure(kind, fmt::format("{}: {}", subject, X509_verify_cert_error_string(error)));
 }
 
+// RFC 5280 §6.3, with complete CRLs of the certificate's own issuer; their signatures were checked when
+// they were taken in.
+tl::expected<void, VerifyFailure> check_revocation(const X509 *certificate, const Bundle &bundle,
+                                                   std::time_t now) {
+  for (const X509CrlPtr &crl : bundle.crls) {
+    if (X509_NAME_cmp(X509_get_issuer_name(certificate), X509_CRL_get_issuer(crl.get())) != 0) {
+      continue;
+    }
+    X509_REVOKED *entry = nullptr;
+    if (X509_CRL_get0_by_serial(crl.get(), &entry,
+                                const_cast<ASN1_INTEGER *>(
+                                    X509_get0_serialNumber(certificate))) == 1) {
+      return failure(VerifyError::revoked, subject_text(certificate));
+    }
+    const ASN1_TIME *const next = X509_CRL_get0_nextUpdate(crl.get());
+    const auto until = next == nullptr ? std::nullopt : to_time(next);
+    if (until && *until < now && !bundle.accept_stale_crls) {
+      return failure(VerifyError::crl_stale, fmt::format("no newer one since {}", time_text(*until)));
+    }
+  }
+  return {};
+}
+
+std::array<std::uint8_t, 32> name_digest(const X509_NAME *name) {
+  std::array<std::uint8_t, 32> digest{};
+  const unsigned char *der = nullptr;
+  std::size_t length = 0;
+  if (X509_NAME_get0_der(name, &der, &length) == 1) {
+    EVP_Q_digest(library_context(), "SHA256", nullptr, der, length, digest.data(), nullptr);
+  }
+  return digest;
+}
+
+PathRecord record_of(const X509 *leaf, const X509 *authority) {
+  PathRecord record;
+  record.authority = public_key_digest(authority);
+  record.issuer = name_digest(X509_get_issuer_name(leaf));
+  const ASN1_INTEGER *const serial = X509_get0_serialNumber(leaf);
+  const int length = ASN1_STRING_length(serial);
+  if (length > 0 && static_cast<std::size_t>(length) <= record.serial.size()) {
+    std::copy_n(ASN1_STRING_get0_data(serial), length, record.serial.begin());
+    record.serial_length = static_cast<std::uint8_t>(length);
+  }
+  return record;
+}
+
 tl::expected<SpiffeId, VerifyFailure> verify(const STACK_OF(X509) * chain, const BundleSet &bundles,
-                                             std::time_t now) {
+                                             std::time_t now, PathRecord *record) {
   if (auto good = check_limits(chain); !good) return tl::unexpected(good.error());
   const X509 *const leaf = sk_X509_value(chain, 0);
   auto id = check_leaf(leaf);
@@ -305,19 +351,47 @@ tl::expected<SpiffeId, VerifyFailure> verify(const STACK_OF(X509) * chain, const
     // What signed an authority of the bundle does not matter: the bundle vouches for it.
     if (auto good = check_strength(signer, !in_bundle); !good) return tl::unexpected(good.error());
   }
+  for (int i = 0; i < length - 1; ++i) {
+    auto good = check_revocation(sk_X509_value(verified, i), bundle->second, now);
+    if (!good) return tl::unexpected(good.error());
+  }
+  if (record != nullptr) *record = record_of(leaf, sk_X509_value(verified, length - 1));
   return id;
 }
 
 }  // namespace
 
 tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) * chain,
-                                                       const BundleSet &bundles, std::time_t now) {
+                                                       const BundleSet &bundles, std::time_t now,
+                                                       PathRecord *record) {
   const ErrorMark mark;
   try {
-    return verify(chain, bundles, now);
+    return verify(chain, bundles, now, record);
   } catch (const std::bad_alloc &) {
     return tl::unexpected(VerifyFailure{VerifyError::internal, {}});
   }
+}
+
+std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &bundle) {
+  const ErrorMark mark;
+  const bool trusted = std::any_of(
+      bundle.authorities.begin(), bundle.authorities.end(), [&](const X509Ptr &authority) {
+        return public_key_digest(authority.get()) == record.authority;
+      });
+  if (!trusted) return VerifyError::untrusted;
+  const std::unique_ptr<ASN1_INTEGER, OpensslDelete<ASN1_INTEGER_free>> serial(ASN1_INTEGER_new());
+  if (record.serial_length == 0 || serial == nullptr ||
+      ASN1_STRING_set(serial.get(), record.serial.data(), record.serial_length) != 1) {
+    return std::nullopt;
+  }
+  for (const X509CrlPtr &crl : bundle.crls) {
+    X509_REVOKED *entry = nullptr;
+    if (name_digest(X509_CRL_get_issuer(crl.get())) == record.issuer &&
+        X509_CRL_get0_by_serial(crl.get(), &entry, serial.get()) == 1) {
+      return VerifyError::revoked;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace inlay::identity

@@ -77,17 +77,21 @@ bool Reader::read_identity(const toml::table &table) {
   const toml::table *bundles = nullptr;
   IdentitySource &files = policy_.identity;
   if (table.contains("agent")) {
-    return known_keys(table, "an [identity] with an agent", {"agent"}) &&
+    return known_keys(table, "an [identity] with an agent", {"agent", "stale_crl"}) &&
+           take(table, "stale_crl", &files.accept_stale_crl, parse_stale_crl) &&
            take(table, "agent", &files.agent, identity::parse_agent_address);
   }
-  bool good = known_keys(table, "[identity]", {"agent", "svid", "key", "bundle", "bundles"}) &&
+  bool good = known_keys(table, "[identity]",
+                         {"agent", "svid", "key", "bundle", "bundles", "crl", "stale_crl"}) &&
               need(table, "[identity]", "svid",
                    "svid = \"svid.pem\", the chain, leaf first (with key and bundle), or "
                    "agent = \"unix:///run/inlay/agent.sock\"") &&
               need(table, "[identity]", "key", "key = \"key.pem\"") &&
               need(table, "[identity]", "bundle", "bundle = \"bundle.pem\"") &&
               take_path(table, "svid", &files.svid) && take_path(table, "key", &files.key) &&
-              take_path(table, "bundle", &files.bundle) && take(table, "bundles", &bundles);
+              take_path(table, "bundle", &files.bundle) && take(table, "bundles", &bundles) &&
+              take_path(table, "crl", &files.crl) &&
+              take(table, "stale_crl", &files.accept_stale_crl, parse_stale_crl);
   if (!good || bundles == nullptr) return good;
   for (auto &&[key, value] : *bundles) {
     auto domain = parse_trust_domain(key.str());
@@ -107,13 +111,14 @@ bool Reader::read_defaults(const toml::table &table) {
   Defaults &defaults = policy_.defaults;
   constexpr std::string_view kModes = "\"plaintext\", \"strict\" or \"deny\"";
   return known_keys(table, "[defaults]",
-                    {"inbound", "outbound", "handshake_timeout", "bare_fin"}) &&
+                    {"inbound", "outbound", "handshake_timeout", "bare_fin", "distrusted"}) &&
          need(table, "[defaults]", "inbound", kModes) &&
          need(table, "[defaults]", "outbound", kModes) &&
          take(table, "inbound", &defaults.inbound, parse_mode) &&
          take(table, "outbound", &defaults.outbound, parse_mode) &&
          take(table, "handshake_timeout", &defaults.handshake_timeout_ms, parse_timeout) &&
-         take(table, "bare_fin", &defaults.bare_fin, parse_bare_fin);
+         take(table, "bare_fin", &defaults.bare_fin, parse_bare_fin) &&
+         take(table, "distrusted", &defaults.keep_distrusted, parse_distrusted);
 }
 
 bool Reader::read_log(const toml::table &table) {

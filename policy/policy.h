@@ -88,6 +88,8 @@ struct IdentitySource {
   std::string agent;                                   // its socket; "" = files
   std::string svid, key, bundle;                       // "" with an agent
   std::map<std::string, std::string> further_bundles;  // trust domain -> path
+  std::string crl;  // "" = none; an agent brings its own
+  bool accept_stale_crl = false;
   bool operator==(const IdentitySource &) const = default;
 };
 
@@ -96,6 +98,8 @@ struct Defaults {
   Mode outbound = Mode::deny;
   std::uint32_t handshake_timeout_ms = 5000;
   BareFin bare_fin = BareFin::error;
+  // Open sessions whose peer's certificate is revoked, or its authority removed: else they are cut.
+  bool keep_distrusted = false;
   bool operator==(const Defaults &) const = default;
 };
 

@@ -60,7 +60,10 @@ namespace inlay::policy {
   X(exec_unprotected, "exec-unprotected", "a program was started that the preload cannot reach")   \
   X(policy_changed, "policy-changed", "a new policy no longer allows this open connection")        \
   X(agent_unavailable, "agent-unavailable", "the agent that holds this workload's key does not answer")\
-  X(agent_refused, "agent-refused", "the agent refused what this workload needs of it")
+  X(agent_refused, "agent-refused", "the agent refused what this workload needs of it")             \
+  X(certificate_revoked, "certificate-revoked", "the peer's certificate has been revoked")         \
+  X(crl_stale, "crl-stale", "the revocation list for the peer's certificate is out of date")       \
+  X(authority_removed, "authority-removed", "the authority behind the peer's identity is no longer trusted")
 
 enum class Reason : std::uint16_t {
 #define INLAY_REASON_ENUM(id, name, sentence) id,

@@ -11,7 +11,7 @@ namespace {
 // little-endian and of fixed width, strings and lists have a 32-bit count before them. Written and
 // read by the same functions: Fields<Writer> and Fields<ByteReader> can not disagree.
 constexpr std::array<char, 8> kMagic = {'I', 'N', 'L', 'A', 'Y', 'P', 'O', 'L'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::size_t kVersionAt = 8;
 constexpr std::size_t kChecksumAt = 12;
 constexpr std::size_t kHeader = 20;
@@ -155,8 +155,9 @@ class Fields {
  private:
   template <typename Files>
   bool identity(Files &files) {
-    return io_.string(files.agent) && io_.string(files.svid) && io_.string(files.key) && io_.string(files.bundle) &&
-           bundles(files.further_bundles);
+    return io_.string(files.agent) && io_.string(files.svid) && io_.string(files.key) &&
+           io_.string(files.bundle) && bundles(files.further_bundles) && io_.string(files.crl) &&
+           io_.flag(files.accept_stale_crl);
   }
   bool bundles(const std::map<std::string, std::string> &bundles) {
     return io_.list(bundles, [this](const auto &pair) {
@@ -173,7 +174,8 @@ class Fields {
   template <typename DefaultsType>
   bool defaults(DefaultsType &defaults) {
     return io_.choice(defaults.inbound, Mode::deny) && io_.choice(defaults.outbound, Mode::deny) &&
-           io_.number(defaults.handshake_timeout_ms) && io_.choice(defaults.bare_fin, BareFin::eof);
+           io_.number(defaults.handshake_timeout_ms) &&
+           io_.choice(defaults.bare_fin, BareFin::eof) && io_.flag(defaults.keep_distrusted);
   }
   template <typename Rule>
   bool common(Rule &rule) {

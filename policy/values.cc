@@ -146,6 +146,16 @@ Value<std::string> parse_caller_pattern(std::string_view key, std::string_view t
   return std::string(text);
 }
 
+Value<bool> parse_stale_crl(std::string_view text) {
+  if (text != "refuse" && text != "accept") return wrong("stale_crl is \"refuse\" or \"accept\"");
+  return text == "accept";
+}
+
+Value<bool> parse_distrusted(std::string_view text) {
+  if (text != "cut" && text != "keep") return wrong("distrusted is \"cut\" or \"keep\"");
+  return text == "keep";
+}
+
 Value<std::string> parse_path(std::string_view text, std::string_view base) {
   if (text.empty() || has_control(text)) {
     return wrong("a path must not be empty or have control characters");

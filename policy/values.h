@@ -28,6 +28,10 @@ Value<Network> parse_network(std::string_view text);
 Value<std::string> parse_rule_name(std::string_view text);
 // A pattern for module, frame or executable (policy.h, Caller).
 Value<std::string> parse_caller_pattern(std::string_view key, std::string_view text);
+// "refuse" (false) or "accept" (true).
+Value<bool> parse_stale_crl(std::string_view text);
+// "cut" (false) or "keep" (true).
+Value<bool> parse_distrusted(std::string_view text);
 // Absolute, `base` put in front of a relative one.
 Value<std::string> parse_path(std::string_view text, std::string_view base);
 

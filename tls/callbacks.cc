@@ -76,6 +76,10 @@ int x509_error(identity::VerifyError error) noexcept {
       return X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;  // unknown_ca
     case VerifyError::intermediate:
       return X509_V_ERR_INVALID_CA;  // unknown_ca
+    case VerifyError::revoked:
+      return X509_V_ERR_CERT_REVOKED;  // certificate_revoked
+    case VerifyError::crl_stale:
+      return X509_V_ERR_UNABLE_TO_GET_CRL;  // unknown_ca
     case VerifyError::chain_too_long:
       return X509_V_ERR_CERT_CHAIN_TOO_LONG;  // unknown_ca
     case VerifyError::no_certificate:
@@ -103,11 +107,13 @@ int on_certificate(X509_STORE_CTX *store, void *) noexcept {
     tl::expected<identity::SpiffeId, identity::VerifyFailure> peer =
         tl::unexpected(identity::VerifyFailure{identity::VerifyError::internal, {}});
     if (auto known = digest ? context.verified->find(*digest, now) : std::nullopt) {
-      peer = std::move(*known);
+      peer = std::move(known->id);
+      context.peer_path = known->path;
     } else {
-      peer = identity::verify_x509_svid(chain, context.material->bundles, now);
+      peer = identity::verify_x509_svid(chain, context.material->bundles, now, &context.peer_path);
       if (peer && digest)
-        context.verified->remember(*digest, chain, context.material->bundles, *peer, now);
+        context.verified->remember(*digest, chain, context.material->bundles,
+                                   {*peer, context.peer_path}, now);
     }
     if (peer) {
       context.peer_not_after = not_after_of(sk_X509_value(chain, 0));

@@ -186,7 +186,8 @@ Handshake::Progress Handshake::State::finish(std::vector<std::uint8_t> &out) {
   unsigned alpn_length = 0;
   SSL_get0_alpn_selected(ssl.get(), &alpn, &alpn_length);
   established.emplace(
-      Established{{}, {}, std::move(*context.peer), context.peer_not_after, alpn_length != 0});
+      Established{{}, {}, std::move(*context.peer), context.peer_not_after, context.peer_path,
+                  alpn_length != 0});
   if (!derive(established->send, suite, send.view()) ||
       !derive(established->receive, suite, receive.view())) {
     established.reset();

@@ -74,6 +74,7 @@ struct Established {
   TrafficState receive;
   identity::SpiffeId peer;
   std::time_t peer_not_after;
+  identity::PathRecord peer_path;
   bool alpn;  // "inlay/1" was negotiated
 };
 

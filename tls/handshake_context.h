@@ -39,6 +39,7 @@ struct HandshakeContext {
   Secret server_traffic;
   std::optional<identity::SpiffeId> peer;  // its chain is verified, its key not yet
   std::time_t peer_not_after = 0;
+  identity::PathRecord peer_path;
   std::optional<identity::VerifyFailure> verify;
   bool certificate_requested = false;  // client: the server asked for our certificate
   bool not_authorised = false;

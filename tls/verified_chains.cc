@@ -15,6 +15,15 @@ std::time_t not_after(const X509 *certificate) noexcept {
   return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &date) == 1 ? timegm(&date) : 0;
 }
 
+// One that names no next update is never stale.
+std::time_t next_update(const X509_CRL *crl) noexcept {
+  const ASN1_TIME *time = X509_CRL_get0_nextUpdate(crl);
+  std::tm date{};
+  return time != nullptr && ASN1_TIME_to_tm(time, &date) == 1
+             ? timegm(&date)
+             : std::numeric_limits<std::time_t>::max();
+}
+
 }  // namespace
 
 std::optional<VerifiedChains::Digest> VerifiedChains::digest(const STACK_OF(X509) *chain) {
@@ -34,27 +43,30 @@ std::optional<VerifiedChains::Digest> VerifiedChains::digest(const STACK_OF(X509
   return result;
 }
 
-std::optional<identity::SpiffeId> VerifiedChains::find(const Digest &digest, std::time_t now) {
+std::optional<VerifiedChains::Verified> VerifiedChains::find(const Digest &digest, std::time_t now) {
   std::lock_guard guard(mutex_);
   for (const Entry &entry : entries_)
-    if (entry.digest == digest && entry.from <= now && now < entry.until) return entry.id;
+    if (entry.digest == digest && entry.from <= now && now < entry.until) return entry.verified;
   return std::nullopt;
 }
 
 void VerifiedChains::remember(const Digest &digest, const STACK_OF(X509) *chain,
-                              const identity::BundleSet &bundles, const identity::SpiffeId &id,
+                              const identity::BundleSet &bundles, const Verified &verified,
                               std::time_t now) {
   std::time_t until = std::numeric_limits<std::time_t>::max();
   for (int i = 0; i < sk_X509_num(chain); ++i)
     until = std::min(until, not_after(sk_X509_value(chain, i)));
   // Which authority the path ended at is not known here: any that is still good may have been it.
-  if (auto bundle = bundles.find(id.trust_domain()); bundle != bundles.end())
+  if (auto bundle = bundles.find(verified.id.trust_domain()); bundle != bundles.end()) {
     for (const identity::X509Ptr &authority : bundle->second.authorities)
       if (std::time_t end = not_after(authority.get()); end > now) until = std::min(until, end);
+    for (const identity::X509CrlPtr &crl : bundle->second.crls)
+      if (!bundle->second.accept_stale_crls) until = std::min(until, next_update(crl.get()));
+  }
   if (until <= now) return;
 
   std::lock_guard guard(mutex_);
-  Entry entry{digest, id, now, until};
+  Entry entry{digest, verified, now, until};
   for (Entry &known : entries_)
     if (known.digest == digest) {
       known = std::move(entry);

@@ -15,6 +15,7 @@
 
 #include "identity/bundle.h"
 #include "identity/spiffe_id.h"
+#include "identity/verify.h"
 
 namespace inlay::tls {
 
@@ -25,16 +26,21 @@ class VerifiedChains {
   // SHA-256 over the certificates in the order the peer sent them. Empty when OpenSSL fails.
   static std::optional<Digest> digest(const STACK_OF(X509) *chain);
 
-  // The SPIFFE ID of a chain that verified earlier and would verify at `now`. Thread-safe.
-  std::optional<identity::SpiffeId> find(const Digest &digest, std::time_t now);
+  struct Verified {
+    identity::SpiffeId id;
+    identity::PathRecord path;
+  };
+
+  // Of a chain that verified earlier and would verify at `now`. Thread-safe.
+  std::optional<Verified> find(const Digest &digest, std::time_t now);
   // Remembers a chain that verified at `now` against `bundles`. Thread-safe.
   void remember(const Digest &digest, const STACK_OF(X509) *chain,
-                const identity::BundleSet &bundles, const identity::SpiffeId &id, std::time_t now);
+                const identity::BundleSet &bundles, const Verified &verified, std::time_t now);
 
  private:
   struct Entry {
     Digest digest;
-    identity::SpiffeId id;
+    Verified verified;
     std::time_t from;   // a clock set back behind the verification makes it void
     std::time_t until;
   };

@@ -54,7 +54,8 @@ tl::expected<std::optional<CheckedIdentity>, std::string> check_identity(
     return std::nullopt;
   }
   auto material = identity::load_files(
-      {files.svid, files.key, files.bundle, policy.trust_domain, files.further_bundles});
+      {files.svid, files.key, files.bundle, policy.trust_domain, files.further_bundles, files.crl,
+       files.accept_stale_crl});
   if (!material) return bad(material.error().message);
   const identity::X509Svid &svid = material->svid;
   auto own = material->bundles.find(policy.trust_domain);

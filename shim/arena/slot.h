@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "identity/verify.h"
 #include "policy/log_record.h"
 #include "policy/policy.h"
 #include "policy/reason.h"
@@ -95,6 +96,7 @@ struct alignas(64) Slot {
   std::atomic<std::uint64_t> bytes_out;
   std::atomic<std::int32_t> receive_low_water;  // the program's SO_RCVLOWAT, virtualised
   policy::Endpoint remote;                // the kernel forgets it when the connection ends
+  identity::PathRecord peer_path;         // what its identity rested on; all zero: not known
   char peer_id[256];                      // NUL-terminated, truncated: for the log and judging again
 
   // Holders that are on their way: children that were forked and have not yet put themselves among the

@@ -76,7 +76,8 @@ void log_unreadable(const std::string &detail) {
 }
 
 // The agent's answer holds for the first handshakes too.
-std::unique_ptr<policy::LivePolicy> make_live_from_agent(const PolicySource &source) {
+std::unique_ptr<policy::LivePolicy> make_live_from_agent(const PolicySource &source,
+                                                         std::optional<AgentGreeting> *met) {
   auto live = std::make_unique<policy::LivePolicy>("", std::vector<uid_t>{}, source.strict);
   auto path = identity::parse_agent_address(source.file);
   if (!path) {
@@ -95,12 +96,13 @@ std::unique_ptr<policy::LivePolicy> make_live_from_agent(const PolicySource &sou
   } else {
     log_unreadable("the agent's policy: " + std::string(policy::sentence(policy.error())));
   }
-  seed_agent_link(*g_agent, greeting->snapshot, greeting->answer);
+  *met = *std::move(greeting);
   return live;
 }
 
-std::unique_ptr<policy::LivePolicy> make_live(const PolicySource &source) {
-  if (identity::is_agent_address(source.file)) return make_live_from_agent(source);
+std::unique_ptr<policy::LivePolicy> make_live(const PolicySource &source,
+                                              std::optional<AgentGreeting> *met) {
+  if (identity::is_agent_address(source.file)) return make_live_from_agent(source, met);
   std::vector<uid_t> owners = parse_owners(source.owners);
   std::optional<policy::Policy> first;
   if (source.snapshot != nullptr) first = from_snapshot(source.snapshot);
@@ -161,8 +163,10 @@ bool refresh_policy() noexcept try {
 
 void load_policy(const PolicySource &source) noexcept try {
   g_logged_error = new std::string;
-  policy::LivePolicy *live = make_live(source).release();
+  std::optional<AgentGreeting> met;
+  policy::LivePolicy *live = make_live(source, &met).release();
   g_live.store(live, std::memory_order_release);
+  if (met) seed_agent_link(*g_agent, met->snapshot, met->answer);
   follow_log_file(live->current());
   log_error(*live);
 } catch (const std::bad_alloc &) {

@@ -21,6 +21,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
 #include "shim/session/internal.h"
+#include "shim/session/policy_watch.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -46,6 +47,7 @@ struct Link {
   std::array<std::uint8_t, 32> key{};
   Reason reason = Reason::none;  // why there are none though the agent has answered
   std::string why;
+  bool accepts_stale_crls = false;  // as the policy said when they were taken in
   std::unordered_map<std::uint32_t, Task *> signatures;  // by request
 };
 
@@ -162,7 +164,9 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   link.credentials.reset();
   link.reason = Reason::agent_refused;
   adopt_policy(snapshot.policy);
-  auto material = material_of(snapshot);
+  const policy::Policy *policy = boot::policy();
+  link.accepts_stale_crls = policy != nullptr && policy->identity.accept_stale_crl;
+  auto material = material_of(snapshot, link.accepts_stale_crls);
   if (!material) {
     link.why = material.error();
     return log_trouble(link.reason, link.why);
@@ -175,6 +179,7 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   }
   link.key = identity::public_key_digest((*credentials)->material().svid.chain.front().get());
   link.credentials = *std::move(credentials);
+  note_news();
   link.reason = Reason::none;
   link.why.clear();
   const std::string &id = link.credentials->material().svid.id.uri();
@@ -273,6 +278,13 @@ bool somebody_waits() noexcept {
 
 OwnIdentity agent_identity(const std::string &socket) {
   Link &link = link_to(socket);
+  // What was taken in under another setting is asked for again.
+  const policy::Policy *policy = boot::policy();
+  if (policy != nullptr && policy->identity.accept_stale_crl != link.accepts_stale_crls) {
+    link.known = {};
+    link.attached = false;
+    link.accepts_stale_crls = policy->identity.accept_stale_crl;
+  }
   pursue(link);
   OwnIdentity identity;
   if (link.credentials != nullptr) {

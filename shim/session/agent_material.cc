@@ -1,6 +1,7 @@
 #include "shim/session/agent_material.h"
 
 #include "identity/certificate.h"
+#include "identity/crl.h"
 #include "tls/remote_key.h"
 
 namespace inlay::shim {
@@ -12,7 +13,8 @@ tl::unexpected<std::string> error(std::string message) {
 
 }  // namespace
 
-tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot) {
+tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot,
+                                                          bool accept_stale_crls) {
   if (snapshot.svid.empty()) return error(snapshot.why_no_svid);
   auto svid = identity::parse_svid_without_key(snapshot.svid);
   if (!svid) return error("the agent's SVID: " + svid.error().message);
@@ -28,6 +30,13 @@ tl::expected<identity::Material, std::string> material_of(const identity::AgentS
       if (authority == nullptr) return error("the agent's bundle of " + trust_domain + ": not DER");
       bundle.authorities.push_back(std::move(authority));
     }
+  }
+  for (const std::string &der : snapshot.crls) {
+    auto crls = identity::parse_crls(der);
+    // One that is lost would let in whom it names.
+    if (!crls) return error("the agent's CRL: " + crls.error());
+    // Of an authority that has left the bundles meanwhile: nobody verifies by it any more.
+    for (const identity::Crl &crl : *crls) identity::add_crl(crl, bundles, accept_stale_crls);
   }
   return identity::Material{*std::move(svid), std::move(bundles), 0};
 }

@@ -11,6 +11,7 @@ namespace inlay::shim {
 
 // The SVID with a key that signs through the agent, and the bundles. The error is one line: what is
 // wrong with the SVID, or the agent's reason why there is none.
-tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot);
+tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot,
+                                                          bool accept_stale_crls);
 
 }  // namespace inlay::shim

@@ -42,6 +42,10 @@ Reason reason_of(identity::VerifyError error) noexcept {
       return Reason::certificate_untrusted;
     case E::weak:
       return Reason::certificate_weak;
+    case E::revoked:
+      return Reason::certificate_revoked;
+    case E::crl_stale:
+      return Reason::crl_stale;
     case E::internal:
       return Reason::internal_error;
     default:
@@ -189,6 +193,7 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     Locked sending(slot.send_lock);
     slot.receiving.traffic = established.receive;
     slot.sending.traffic = established.send;
+    slot.peer_path = established.peer_path;
     // Our last flight goes first, at once unless early data goes with it (push_tail).
     if (slot.sending.early.length == 0) send_output(fd, task);
     std::size_t left = task.output.size() - task.output_sent;

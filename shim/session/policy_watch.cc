@@ -1,6 +1,8 @@
 #include "shim/session/policy_watch.h"
 
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include <sys/syscall.h>
 
@@ -27,7 +29,9 @@ std::int64_t g_looked_ns = 0;
 // Of the last walk over the slots.
 std::int64_t g_walked_ns = 0;
 const Policy *g_judged_by = nullptr;
+std::shared_ptr<const tls::Credentials> *g_trusted = nullptr;  // of the last walk; never destroyed
 bool g_open = false;
+bool g_news = false;
 
 // What the policy says of the session now. What is in the clear by policy may be encrypted as well.
 Reason judge(const Slot &slot, const Policy &policy, const Decision &decision) {
@@ -40,6 +44,31 @@ Reason judge(const Slot &slot, const Policy &policy, const Decision &decision) {
   return slot.direction == Direction::inbound
              ? policy::judge_inbound_peer(policy, decision.rule, *peer)
              : policy::judge_outbound_peer(policy, decision.rule, *peer);
+}
+
+// Whether what the peer was verified by still stands. A peer that this process knows nothing of, as
+// another one verified it before it took that down, stays.
+Reason judge_trust(const Slot &slot, const identity::BundleSet &bundles) {
+  if (slot.peer_path == identity::PathRecord{}) return Reason::allowed;
+  const auto peer = identity::SpiffeId::parse(slot.peer_id);
+  if (!peer) return Reason::allowed;
+  const auto bundle = bundles.find(peer->trust_domain());
+  if (bundle == bundles.end()) return Reason::authority_removed;
+  const auto wrong = identity::judge_again(slot.peer_path, bundle->second);
+  if (!wrong) return Reason::allowed;
+  return *wrong == identity::VerifyError::revoked ? Reason::certificate_revoked
+                                                  : Reason::authority_removed;
+}
+
+void judge_trust_again(Slot &slot, const tls::Credentials &trusted) {
+  Locked life(slot.life_lock);
+  const int fd = static_cast<int>(local(slot).descriptor) - 1;
+  if (life.reentered() || fd < 0 ||
+      slot.state.load(std::memory_order_acquire) != State::established) {
+    return;
+  }
+  const Reason verdict = judge_trust(slot, trusted.material().bundles);
+  if (verdict != Reason::allowed) fail_closed(slot, fd, verdict);
 }
 
 void judge_again(Slot &slot, const Policy &policy) {
@@ -71,7 +100,20 @@ void judge_again(Slot &slot, const Policy &policy) {
   if (verdict != Reason::allowed) fail_closed(slot, fd, Reason::policy_changed, policy::name(verdict));
 }
 
+// What peers are judged by, when that is another than at the last walk.
+const tls::Credentials *newly_trusted() noexcept try {
+  auto trusted = trusted_now();
+  if (g_trusted == nullptr) g_trusted = new std::shared_ptr<const tls::Credentials>;
+  if (trusted == nullptr || trusted == *g_trusted) return nullptr;
+  *g_trusted = std::move(trusted);
+  return g_trusted->get();
+} catch (...) {
+  return nullptr;
+}
+
 }  // namespace
+
+void note_news() noexcept { g_news = true; }
 
 bool watch_policy() noexcept {
   std::int64_t now = monotonic_ns();
@@ -80,8 +122,12 @@ bool watch_policy() noexcept {
     boot::refresh_policy();
   }
   const Policy *policy = current_policy();
-  // One walk over the slots a second, unless the policy changed: the helper wakes far more often.
-  if (g_open && policy == g_judged_by && now - g_walked_ns < kLookEveryNs) return true;
+  // One walk over the slots a second, unless the policy changed or the agent said something: the helper
+  // wakes far more often.
+  const bool news = std::exchange(g_news, false);
+  if (g_open && !news && policy == g_judged_by && now - g_walked_ns < kLookEveryNs) return true;
+  const bool distrust = g_open && policy != nullptr && !policy->defaults.keep_distrusted;
+  const tls::Credentials *distrusting = distrust ? newly_trusted() : nullptr;
   g_walked_ns = now;
   g_judged_by = policy;
   bool open = false;
@@ -89,6 +135,7 @@ bool watch_policy() noexcept {
     State state = slot.state.load(std::memory_order_acquire);
     if (local(slot).descriptor == 0 || state == State::free || state == State::failed) return;
     open = true;
+    if (distrusting != nullptr) judge_trust_again(slot, *distrusting);
     if (policy == nullptr || state != State::established || local(slot).policy == policy) return;
     try {
       judge_again(slot, *policy);

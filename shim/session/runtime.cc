@@ -35,6 +35,8 @@ identity::FilePaths paths_of(const policy::Policy &policy) {
   paths.bundle = policy.identity.bundle;
   paths.trust_domain = policy.trust_domain;
   paths.further_bundles = policy.identity.further_bundles;
+  paths.crl = policy.identity.crl;
+  paths.accept_stale_crls = policy.identity.accept_stale_crl;
   return paths;
 }
 
@@ -103,6 +105,10 @@ OwnIdentity current_identity() noexcept {
     own.reason = policy::Reason::out_of_resources;
   }
   return own;
+}
+
+std::shared_ptr<const tls::Credentials> trusted_now() noexcept {
+  return current_identity().credentials;
 }
 
 }  // namespace inlay::shim

@@ -32,6 +32,10 @@ void remember_identity() noexcept;
 // What handshakes use now. The helper thread only. Looks for replaced files at most once a second.
 OwnIdentity current_identity() noexcept;
 
+// The identity that handshakes use, looked at anew: what open sessions' peers are judged by. Null before
+// there is one. The helper thread only.
+std::shared_ptr<const tls::Credentials> trusted_now() noexcept;
+
 // Outbound decision for `remote`, with what the process resolved and who calls.
 policy::Decision decide_outbound(const policy::Policy &policy, const policy::Endpoint &remote,
                                  const void *caller) noexcept;

@@ -16,9 +16,12 @@ TEST_CASE("a configuration with every key becomes the policy it says") {
 svid = "svid.pem"
 key = "/run/key.pem"
 bundle = "../bundle.pem"
+crl = "crl.pem"
+stale_crl = "accept"
 [identity.bundles]
 "partner.test" = "partner.pem"
 [defaults]
+distrusted = "keep"
 inbound = "deny"
 outbound = "strict"
 handshake_timeout = "1500ms"
@@ -54,6 +57,9 @@ mode = "deny"
   CHECK(policy.identity.key == "/run/key.pem");
   CHECK(policy.identity.bundle == "/etc/inlay/../bundle.pem");
   CHECK(policy.identity.further_bundles.at("partner.test") == "/etc/inlay/partner.pem");
+  CHECK(policy.identity.crl == "/etc/inlay/crl.pem");
+  CHECK(policy.identity.accept_stale_crl);
+  CHECK(policy.defaults.keep_distrusted);
   CHECK(policy.defaults.inbound == Mode::deny);
   CHECK(policy.defaults.outbound == Mode::strict);
   CHECK(policy.defaults.handshake_timeout_ms == 1500);

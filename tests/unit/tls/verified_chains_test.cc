@@ -40,7 +40,7 @@ TEST_CASE("a verified chain is known only while every certificate of its path is
     REQUIRE(digest);
     VerifiedChains cache;
     CHECK_FALSE(cache.find(*digest, now));
-    cache.remember(*digest, chain.get(), bundles, id("spiffe://example.org/app"), now);
+    cache.remember(*digest, chain.get(), bundles, {id("spiffe://example.org/app"), {}}, now);
     CHECK(cache.find(*digest, now + c.asked).has_value() == c.found);
   }
 }
@@ -64,7 +64,7 @@ TEST_CASE("a full cache forgets the oldest chains and stays right") {
   for (unsigned i = 0; i < 300; ++i) {
     digest[0] = static_cast<std::uint8_t>(i);
     digest[1] = static_cast<std::uint8_t>(i >> 8);
-    cache.remember(digest, chain.get(), world().bundles(), id("spiffe://example.org/app"), now);
+    cache.remember(digest, chain.get(), world().bundles(), {id("spiffe://example.org/app"), {}}, now);
   }
   CHECK(cache.find(digest, now));
   CHECK_FALSE(cache.find({}, now));
