@@ -207,6 +207,7 @@ void take_snapshot(Link &link, const AgentFrameBody &frame) {
 void refuse_attach(Link &link, const AgentFrameBody &frame) {
   link.credentials.reset();
   link.known = {};
+  link.attached = false;
   link.reason = Reason::agent_refused;
   link.why = refusal_text(frame);
   link.retry_at_ns = monotonic_ns() + kAskAgainNs;
@@ -287,7 +288,8 @@ OwnIdentity agent_identity(const std::string &socket) {
   }
   pursue(link);
   OwnIdentity identity;
-  if (link.credentials != nullptr) {
+  // An agent that was started again has other keys: what is known counts once it has confirmed it.
+  if (link.attached && link.credentials != nullptr) {
     identity.credentials = link.credentials;
     identity.key = link.key;
   } else if (link.reason != Reason::none && link.attach_request == 0) {

@@ -79,8 +79,8 @@ class Agent:
                               self.address, **options)
 
     def status(self):
-        done = subprocess.run([self.ctx.inlay_command, "status", "--json"], check=False,
-                              env={**self.ctx.env, "INLAY_CONFIG": self.address}, capture_output=True)
+        done = subprocess.run([self.ctx.inlay_command, "status", "--json", "--agent", self.address],
+                              check=False, env=self.ctx.env, capture_output=True)
         return json.loads(done.stdout)
 
 
@@ -192,9 +192,8 @@ def without_the_agent_new_handshakes_fail_closed_with_the_reason(ctx):
     ctx.check_wire()
 
 
-@case("agent/T73-rotation-under-load", timeout=400)
-def rotations_under_load_break_no_connection(ctx):
-    rotations = 100
+def rotate(ctx, rotations):
+    """New SVIDs for both ends, one after another, under load."""
     agent = Agent(ctx, source="files")
     agent.redis()
     session = agent.cli(stdin=subprocess.PIPE)
@@ -224,3 +223,13 @@ def rotations_under_load_break_no_connection(ctx):
               event["reason"] not in ("reset-by-peer", "peer-closed-in-handshake", "bare-fin")]
     assert not broken, broken[:5]
     ctx.check_wire()
+
+
+@case("agent/T73-rotation-under-load")
+def rotations_under_load_break_no_connection(ctx):
+    rotate(ctx, 6)
+
+
+@case("agent/T73-100-rotations-under-load", full=True, timeout=600)
+def a_hundred_rotations_under_load_break_no_connection(ctx):
+    rotate(ctx, 100)
