@@ -28,6 +28,8 @@
 #include "identity/agent/service_manager.h"
 #include "identity/agent/shim_service.h"
 #include "identity/agent/workload_api.h"
+#include "identity/agent/workload_api_source.h"
+#include "identity/agent_address.h"
 
 namespace inlay::identity::agent {
 namespace {
@@ -74,7 +76,12 @@ tl::expected<std::unique_ptr<Source>, std::string> open_source(const Config &con
         .map_error([](const SourceFailure &failure) { return failure.message; });
   }
   if (!source.files.svids.empty()) return open_files(source.files);
-  return tl::unexpected<std::string>("workload_api is no source of this version");
+  return parse_agent_address(source.workload_api)
+      .map([&](const std::string &socket) {
+        return open_workload_api(
+            {.socket = socket, .trust_domain = config.trust_domain, .owners = owners});
+      })
+      .map_error([](const std::string &complaint) { return "workload_api: " + complaint; });
 }
 
 // What only a new start can change.
@@ -113,10 +120,11 @@ class Agent {
   Counters counters_;
   AuditLog audit_{counters_};
   Attestor attestor_;
+  std::mutex mutex_;  // guards the next two
+  std::string reload_error_;
+  bool ended_ = false;  // nobody is told of changes any more
   Identities identities_;
   Listener listener_;
-  std::mutex mutex_;
-  std::string reload_error_;  // guarded by mutex_
   std::unique_ptr<WorkloadApi> api_;
   ShimService service_;
   Server server_;
@@ -147,6 +155,8 @@ Agent::Agent(Config config, std::vector<uid_t> owners, std::unique_ptr<Source> s
       server_(listener_, service_, SeatLimits::of(descriptors),
               std::clamp<std::size_t>(std::thread::hardware_concurrency(), 2, 16)) {
   identities_.on_change([this] {
+    std::lock_guard lock(mutex_);
+    if (ended_) return;
     server_.changed();
     api_->changed();
   });
@@ -159,7 +169,11 @@ WorkloadApiHost Agent::api_host() {
     if (found.entry == nullptr) {
       return tl::unexpected(NotPermitted{found.refused.refusal, std::move(found.refused.told)});
     }
-    return Permitted{.id = found.entry->id, .hint = {}};
+    if (!found.entry->workload_api) {
+      return tl::unexpected(NotPermitted{AgentRefusal::no_entry,
+                                         "the entry of this process gives no private key away"});
+    }
+    return Permitted{.id = found.entry->id, .hint = found.entry->hint};
   };
   host.view = [this] { return identities_.view(); };
   host.obtain_jwt = [this](const SpiffeId &id, const std::vector<std::string> &audience) {
@@ -202,6 +216,10 @@ int Agent::run(int signal_fd) {
   manager_.ready(summary());
   server_.run();
   manager_.stopping();
+  {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
   listener_.remove();
   audit_.note(Level::info, "inlay-agent ends");
   return 0;

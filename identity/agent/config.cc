@@ -277,7 +277,7 @@ bool ConfigReader::read_entry(const toml::table &table) {
   std::string id_text;
   if (!known_keys(table, kWhere,
                   {"id", "policy", "user", "uid", "group", "gid", "groups", "executable", "sha256",
-                   "unit", "cgroup", "refuse_traced"}) ||
+                   "unit", "cgroup", "refuse_traced", "workload_api", "hint"}) ||
       !need(table, kWhere, "id", fmt::format("id = \"spiffe://{}/redis\"", config_.trust_domain)) ||
       !take(table, "id", &id_text)) {
     return false;
@@ -299,6 +299,7 @@ bool ConfigReader::read_entry(const toml::table &table) {
               .selectors = {}};
   if (!take_path(table, "policy", &entry.policy_file) ||
       !take(table, "refuse_traced", &entry.refuse_traced) ||
+      !take(table, "workload_api", &entry.workload_api) || !take(table, "hint", &entry.hint) ||
       !read_selectors(table, &entry.selectors)) {
     return false;
   }

@@ -134,7 +134,8 @@ std::string Selectors::text() const {
 std::string Entry::name() const { return fmt::format("entry {} ({})", number, id.uri()); }
 
 bool Entry::gives_the_same(const Entry &other) const noexcept {
-  return id == other.id && refuse_traced == other.refuse_traced && policy_file == other.policy_file;
+  return id == other.id && policy_file == other.policy_file && hint == other.hint &&
+         refuse_traced == other.refuse_traced && workload_api == other.workload_api;
 }
 
 Refused refused(AgentRefusal refusal, std::string what_to_do, std::string detail) {

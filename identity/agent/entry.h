@@ -41,6 +41,8 @@ struct Entry {
   std::shared_ptr<const std::string> policy;
   Selectors selectors;
   bool refuse_traced = false;
+  bool workload_api = true;  // whether it may have its private key, by the Workload API
+  std::string hint{};        // for clients of that (SPIFFE_Workload_API.md §5.2.1)
 
   std::string name() const;  // "entry 2 (spiffe://example.org/redis)"
   // Whether it makes no difference which of the two matched.

@@ -13,7 +13,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import (AGENT, ALICE, ATTACH, BOB, ENTRIES, NOBODY, POLICY, SNAPSHOT, STATUS, TEST, TEXT,
+from agent_support import (AGENT, ALICE, ATTACH, BOB, ENTRIES, NOBODY, POLICY, PROBE, SNAPSHOT, STATUS, TEST, TEXT,
                            TRUST_DOMAIN, Agent, Client, Snapshot, WithAgent, as_user, attach_request, attached)
 from support import INLAY, PATIENCE, until
 
@@ -182,6 +182,23 @@ class Systemd(unittest.TestCase):
         self.assertTrue(agent.socket.exists())  # systemd's
 
 
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not here")
+    def test_the_unit_files_are_good(self):
+        units = pathlib.Path(__file__).resolve().parents[2] / "tools" / "systemd"
+        agent = Agent(start=False)
+        self.addCleanup(agent.close)
+        for name, scope in (("inlay-agent.service", "--system"), ("inlay-agent.user.service", "--user")):
+            with self.subTest(name):
+                text = (units / f"{name}.in").read_text().replace("@bindir@", str(AGENT.parent))
+                (agent.folder / "inlay-agent.service").write_text(text)
+                shutil.copy(units / "inlay-agent.socket", agent.folder)
+                done = subprocess.run(["systemd-analyze", scope, "--man=no", "verify",
+                                       agent.folder / "inlay-agent.service"], capture_output=True, text=True,
+                                      env={**os.environ, "XDG_RUNTIME_DIR": str(agent.folder)})
+                ours = [line for line in done.stderr.splitlines() if "inlay" in line]
+                self.assertEqual((done.returncode, ours), (0, []), done.stderr)
+
+
 class Metrics(unittest.TestCase):
     def test_refusals_and_signatures_are_counted(self):
         agent = Agent(start=False)
@@ -227,6 +244,17 @@ class Commands(WithAgent):
         body = struct.pack("=I", os.getpid())
         self.assertEqual(as_user(BOB, lambda: Client(self.agent).refusal(TEST, body)), "not-permitted")
         self.assertEqual(Client(self.agent).ask(TEST, body)[0], TEXT)
+
+    def test_a_launcher_learns_whether_a_program_would_have_an_entry(self):
+        python = os.path.realpath(sys.executable).encode()
+
+        def work():
+            client = Client(self.agent)
+            return [client.ask(PROBE, python)[1].decode(), client.refusal(PROBE, b"/usr/bin/env"),
+                    client.refusal(PROBE, b"/no/such/program"), client.refusal(PROBE, b"/usr/bin"),
+                    client.refusal(PROBE, b"python3"), client.refusal(PROBE, b"")]
+        self.assertEqual(as_user(ALICE, work), [f"spiffe://{TRUST_DOMAIN}/alice", "no-entry"] +
+                         ["malformed"] * 4)
 
     def test_check(self):
         check = [str(INLAY), "agent", "check", "--config"]

@@ -303,6 +303,22 @@ class Floods(Hostile):
         self.assertEqual(as_user(BOB, work), ["", ""])
         self.agent.audited(event="cut-off", uid=BOB, detail="no whole request within 5 s")
 
+    def test_who_takes_no_answers_is_cut_off(self):
+        def work():
+            client = Client(self.agent)
+            client.socket.setblocking(False)
+            try:
+                while True:
+                    client.socket.send(header(STATUS, 0))
+            except BlockingIOError:
+                pass
+            until(lambda: self.agent.events(event="cut-off", uid=BOB, detail="it does not take its answer"),
+                  "the end of who takes no answers")
+            return True
+        self.agent.log.chmod(0o644)
+        as_user(BOB, work)
+        self.assert_alice_is_served()
+
     def test_many_connections_of_one_user_leave_room_for_others(self):
         ours, theirs = socket.socketpair()
         pid = os.fork()

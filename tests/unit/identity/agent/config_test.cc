@@ -61,6 +61,8 @@ sha256 = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855"
 unit = "redis*.service"
 cgroup = "/system.slice/**"
 refuse_traced = true
+workload_api = false
+hint = "internal"
 [[entry]]
 id = "spiffe://example.org/web"
 uid = 1000
@@ -81,6 +83,8 @@ uid = 1000
   CHECK(redis.selectors.groups == std::vector<gid_t>{0, 13});
   CHECK(redis.selectors.sha256.starts_with("e3b0c442"));
   CHECK(redis.refuse_traced);
+  CHECK_FALSE(redis.workload_api);
+  CHECK(redis.hint == "internal");
   CHECK(config->entries[1].selectors.user == 1000);
   CHECK(config->ids().size() == 2);
 }
@@ -171,6 +175,8 @@ TEST_CASE("entries that a process could match both of are an error where they ca
   CHECK(config.error().message.find("entry 1 (spiffe://example.org/redis)") != std::string::npos);
   CHECK(config.error().line == 7);
   CHECK(parse(second("redis", "uid = 1000\nexecutable = \"/usr/bin/web\"")).has_value());
+  CHECK_FALSE(parse(second("redis", "uid = 1000\nworkload_api = false")).has_value());
+  CHECK_FALSE(parse(second("redis", "uid = 1000\nrefuse_traced = true")).has_value());
   CHECK(parse(second("web", "uid = 1001")).has_value());
   CHECK(parse(second("web", "executable = \"/usr/bin/web\"")).has_value());
 }
