@@ -66,16 +66,16 @@ int with_repaired(char *const environment[], const char *message, Start start) {
 }
 
 // Runs `start()` while `environ` is the repaired one: for what the C library executes by itself. What
-// another thread adds to the environment meanwhile may be lost to the program.
+// another thread adds to the environment meanwhile may be lost to the program. `message`: as above.
 template <typename Start>
-void with_own_environment(Start start) {
+void with_own_environment(const char *message, Start start) {
   struct Lent {
     char **own, **lent;
     ~Lent() {  // a cancelled thread too
       if (environ == lent) environ = own;
     }
   };
-  with_repaired(environ, nullptr, [&](char *const repaired[]) {
+  with_repaired(environ, message, [&](char *const repaired[]) {
     Lent lent{environ, const_cast<char **>(repaired)};
     environ = lent.lent;
     start();

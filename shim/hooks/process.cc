@@ -240,14 +240,14 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
 int system(const char *command) {
   bound();
   int result = -1;
-  boot::with_own_environment([&] { result = next.system(command); });
+  boot::with_own_environment(nullptr, [&] { result = next.system(command); });
   return result;
 }
 
 int wordexp(const char *words, wordexp_t *result, int flags) {
   bound();
   int error = 0;
-  boot::with_own_environment([&] { error = next.wordexp(words, result, flags); });
+  boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });
   return error;
 }
 

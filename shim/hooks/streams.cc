@@ -10,6 +10,7 @@
 #include "shim/boot/environment.h"
 #include "shim/boot/plain_streams.h"
 #include "shim/hooks/hook.h"
+#include "shim/session/hand_over.h"
 
 using namespace inlay::shim;
 
@@ -85,10 +86,17 @@ int close_with(Close close_stream, FILE *stream) {
   return closed && complete ? 0 : EOF;
 }
 
+// The child may use a connection when its parent has long closed it: it holds it from the start, as one
+// of posix_spawn() does.
 template <typename Open>
 FILE *open_pipe(Open open, const char *command, const char *mode) {
   FILE *stream = nullptr;
-  boot::with_own_environment([&] { stream = open(command, mode); });
+  HandOver hand_over;
+  if (boot::active() && boot::judge_target("/bin/sh") == boot::Target::reachable) {
+    hand_over.for_spawn(nullptr);
+  }
+  boot::with_own_environment(hand_over.variable(), [&] { stream = open(command, mode); });
+  if (stream != nullptr) hand_over.spawned_last();
   return opened(stream);
 }
 

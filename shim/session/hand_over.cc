@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <utility>
+
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
@@ -11,6 +13,7 @@
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/open_descriptors.h"
+#include "shim/session/proc.h"
 #include "shim/session/spawn_actions.h"
 
 namespace inlay::shim {
@@ -63,6 +66,25 @@ void HandOver::spawned(pid_t child) noexcept {
   // What the child calls itself there it puts in place of the mark when it takes over.
   if (children_are_elsewhere()) marked_ = 0;
   replace_marks(participant(namespace_of(this_process()), static_cast<std::uint32_t>(child)));
+}
+
+void HandOver::spawned_last() noexcept {
+  if (marked_ == 0) return;
+  ProcPath path;
+  path.before("/children").before(current_thread_id()).before("/proc/self/task/");
+  long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  // "12 34 ", oldest first.
+  pid_t last = 0, number = 0;
+  char text[256];
+  for (long got; (got = kernel::call(SYS_read, file, kernel::word(text), sizeof text)) > 0;) {
+    for (long i = 0; i < got; ++i) {
+      if (text[i] == ' ') last = std::exchange(number, 0);
+      if (text[i] >= '0' && text[i] <= '9') number = number * 10 + (text[i] - '0');
+    }
+  }
+  kernel::close(static_cast<int>(file));
+  if (last != 0) spawned(last);
 }
 
 HandOver::~HandOver() {

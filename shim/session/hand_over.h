@@ -33,6 +33,8 @@ class HandOver {
   // posix_spawn with these actions, which may be null; and its success.
   void for_spawn(const posix_spawn_file_actions_t *actions) noexcept;
   void spawned(pid_t child) noexcept;
+  // The same where only the C library knows the child's number: it is this thread's youngest.
+  void spawned_last() noexcept;
 
   // INLAY_ARENA for the next image; null when no session survives, or none can.
   const char *variable() const noexcept { return given_.count == 0 ? nullptr : text_; }

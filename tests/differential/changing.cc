@@ -233,4 +233,24 @@ Scenario both_read{"changing/parent-and-child-read-at-once",
                      note("each once", once);
                    }};
 
+// The child of popen() writes on the connection when its parent has long closed it.
+Scenario popened{"changing/popen-outlives-the-parents-descriptor",
+                 [](int listener) {
+                   int fd = take(listener);
+                   answer_once(fd, 6);
+                   meet();
+                   note_rest(fd);
+                 },
+                 [](std::uint16_t port) {
+                   int fd = dial(port);
+                   note("asked", ask(fd, "before"));
+                   dup2(fd, 9);
+                   close(fd);
+                   FILE *stream = popen("read go; echo from the child >&9", "w");
+                   note("close", close(9));
+                   meet();
+                   std::fputs("go\n", stream);
+                   note("pclose", pclose(stream));
+                 }};
+
 }  // namespace
