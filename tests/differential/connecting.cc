@@ -1,4 +1,6 @@
 // connect() in all its ways to fail and to succeed later.
+#include <linux/filter.h>
+
 #include "behaviour.h"
 
 using namespace behaviour;
@@ -55,8 +57,8 @@ Scenario refused{"connecting/refused", echo_once, [](std::uint16_t port) {
                    converse(fd);
                  }};
 
-// A blocking client that waits by select() before it reads: what it waits for is the server's word, not
-// a handshake's.
+// A blocking client that waits by select() before it reads: what it waits for is the server's word,
+// not a handshake's.
 Scenario selected{"connecting/select-before-reading",
                   [](int listener) {
                     for (int i = 0; i < 20; ++i) {
@@ -165,5 +167,64 @@ Scenario unconnected{"connecting/not-connected", nullptr, [](std::uint16_t) {
                        note("short address", connect(fd, reinterpret_cast<sockaddr *>(&wrong), 3));
                        note("bad descriptor", try_connect(77, 1));
                      }};
+
+// --- nobody listens
+// ----------------------------------------------------------------------------------
+
+int bound_socket(std::uint16_t *port) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  sockaddr_in address = address_of(0);
+  socklen_t length = sizeof address;
+  bind(fd, reinterpret_cast<sockaddr *>(&address), length);
+  getsockname(fd, reinterpret_cast<sockaddr *>(&address), &length);
+  *port = ntohs(address.sin_port);
+  return fd;
+}
+
+void say_and_hear(int fd) {
+  fcntl(fd, F_SETFL, 0);
+  note("send", send(fd, "hello", 5, MSG_NOSIGNAL));
+  note_data("heard", receive_exactly(fd, 5));
+}
+
+Scenario to_itself{"connecting/to-itself", nullptr, [](std::uint16_t) {
+                     std::uint16_t port = 0;
+                     int fd = bound_socket(&port);
+                     note("connect", try_connect(fd, port));
+                     say_and_hear(fd);
+                     note("shutdown", shutdown(fd, SHUT_WR));
+                     note_rest(fd);
+                   }};
+
+// Both connect, neither listens (RFC 9293 §3.5). The first one's SYN is answered with a reset,
+// which its filter keeps from it.
+Scenario at_once{"connecting/simultaneous-open",
+                 [](int) {
+                   std::uint16_t own = 0;
+                   int fd = bound_socket(&own);
+                   tell(own);
+                   auto other = static_cast<std::uint16_t>(told());
+                   meet();
+                   note("connect", try_connect(fd, other));
+                   note("writable", wait_for(fd, POLLOUT) & POLLOUT);
+                   say_and_hear(fd);
+                   meet();
+                 },
+                 [](std::uint16_t) {
+                   auto other = static_cast<std::uint16_t>(told());
+                   std::uint16_t own = 0;
+                   int fd = bound_socket(&own);
+                   tell(own);
+                   sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+                   sock_fprog program{1, &nothing};
+                   note("filter",
+                        setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program));
+                   note("connect", try_connect(fd, other));
+                   note("no filter", setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &fd, sizeof fd));
+                   meet();
+                   note("writable", wait_for(fd, POLLOUT) & POLLOUT);
+                   say_and_hear(fd);
+                   meet();
+                 }};
 
 }  // namespace
