@@ -35,7 +35,7 @@ tl::expected<X509Svid, SvidError> parse_svid_without_key(const std::vector<std::
 // Another reference to the same certificates and key.
 X509Svid share(const X509Svid &svid);
 
-// The same from DER, as the SPIFFE Workload API has it: the chain one certificate after the other,
+// As parse_svid(), from DER as the SPIFFE Workload API has it: one certificate after the other,
 // the key as PKCS#8.
 tl::expected<X509Svid, SvidError> parse_svid_der(std::string_view chain, std::string_view key);
 

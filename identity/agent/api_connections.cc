@@ -36,23 +36,25 @@ policy::UniqueFd process_of(int fd, pid_t pid) {
 
 }  // namespace
 
-bool ApiConnections::add(int fd, const Caller &caller) {
+StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
   const auto cookie = cookie_of(fd);
-  policy::UniqueFd process = process_of(fd, caller.pid);
-  if (!cookie || !process) return false;
-  auto connection =
-      std::make_shared<const ApiConnection>(ApiConnection{caller, *cookie, std::move(process)});
+  policy::UniqueFd process = process_of(client, caller.pid);
+  if (!cookie || !process) return nullptr;
 
   const std::lock_guard lock(mutex_);
   forget_closed();
-  const auto of_user = std::count_if(by_fd_.begin(), by_fd_.end(), [&](const auto &entry) {
-    return entry.second->caller.uid == caller.uid;
-  });
-  if (by_fd_.size() >= limit_ || static_cast<std::size_t>(of_user) >= limit_of_a_user_) {
-    return false;
+  std::size_t of_user = 0;
+  StreamCount streams;
+  for (const auto &[other, connection] : by_fd_) {
+    if (connection->caller.uid != caller.uid) continue;
+    ++of_user;
+    streams = connection->streams;
   }
-  by_fd_.insert_or_assign(fd, std::move(connection));
-  return true;
+  if (by_fd_.size() >= limit_ || of_user >= limit_of_a_user_) return nullptr;
+  if (!streams) streams = std::make_shared<std::atomic<std::size_t>>(0);
+  by_fd_.insert_or_assign(fd, std::make_shared<const ApiConnection>(
+                                  ApiConnection{caller, *cookie, streams, std::move(process)}));
+  return streams;
 }
 
 std::shared_ptr<const ApiConnection> ApiConnections::find(std::string_view grpc_peer) const {

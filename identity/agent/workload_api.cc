@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "identity/agent/api_relay.h"
 #include "identity/agent/api_service.h"
 #include "identity/agent/grpc_quiet.h"
 
@@ -52,15 +53,6 @@ class UserServer {
   std::unique_ptr<grpc::Server> server_;
 };
 
-// gRPC wants it so; and SCM_CREDENTIALS, which the agent's own protocol asks for, would only
-// truncate gRPC's control messages.
-void prepare(int fd) {
-  const int off = 0;
-  ::setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof off);
-  ::fcntl(fd, F_SETFL, O_NONBLOCK);
-  ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-}
-
 }  // namespace
 
 struct WorkloadApi::State {
@@ -78,6 +70,7 @@ struct WorkloadApi::State {
   ApiShared shared;
   std::map<uid_t, UserServer> servers;  // the worker's
 
+  ApiRelay relay;
   std::mutex mutex;
   bool any_client = false;
   bool refresh_waits = false;
@@ -115,14 +108,25 @@ WorkloadApi::~WorkloadApi() {
 }
 
 bool WorkloadApi::adopt(policy::UniqueFd connection, const Caller &caller) {
-  if (!state_->shared.connections.add(connection.get(), caller)) return false;
-  prepare(connection.get());
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  policy::UniqueFd relayed(ends[0]);
+  policy::UniqueFd served(ends[1]);
+  StreamCount streams = state_->shared.connections.add(served.get(), connection.get(), caller);
+  if (!streams) return false;
+  ::fcntl(connection.get(), F_SETFL, O_NONBLOCK);
+  ::fcntl(connection.get(), F_SETFD, FD_CLOEXEC);
+  if (!state_->relay.add(
+          std::move(connection), std::move(relayed),
+          std::make_unique<Http2Police>(std::move(streams), 2 * state_->limits.calls_of_a_user))) {
+    return false;
+  }
   {
     const std::lock_guard lock(state_->mutex);
     state_->any_client = true;
   }
   // Shared, since what a function object holds must be copyable.
-  const auto held = std::make_shared<policy::UniqueFd>(std::move(connection));
+  const auto held = std::make_shared<policy::UniqueFd>(std::move(served));
   return state_->worker.give(
       [state = state_.get(), held, user = caller.uid] { state->serve(std::move(*held), user); });
 }

@@ -1,5 +1,6 @@
 #include "identity/agent/workload_api.h"
 
+#include <fcntl.h>
 #include <openssl/pem.h>
 
 #include "api_server.h"
@@ -355,4 +356,30 @@ TEST_CASE("clients that vanish leave nothing behind") {
     shutdown(fd, SHUT_RDWR);
     stream->Finish();
   }
+}
+
+TEST_CASE("a flood of requests that never end is cut off, and others are served") {
+  ApiServer server;
+  const int fd = server.connect();
+  fcntl(fd, F_SETFL, 0);
+  const auto send_all = [&](const std::string &bytes) {
+    return send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+  };
+  REQUIRE(send_all("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + std::string("\0\0\0\4\0\0\0\0\0", 9)));
+  // HEADERS with END_HEADERS and an indexed ":method: POST", never END_STREAM; no SETTINGS is read.
+  bool open = true;
+  for (unsigned stream = 1; open && stream < 2'000'000; stream += 2) {
+    std::string head("\0\0\1\1\4\0", 6);
+    head += {static_cast<char>(stream >> 16), static_cast<char>(stream >> 8 & 0xff),
+             static_cast<char>(stream & 0xff)};
+    open = send_all(head + "\x83");
+  }
+  CHECK(!open);
+  close(fd);
+
+  const auto client = server.client();
+  ClientCall call;
+  const SvidStream stream = client->FetchX509SVID(&call.context, {});
+  X509SVIDResponse response;
+  CHECK(stream->Read(&response));
 }
