@@ -71,13 +71,15 @@ def issue(path, *options, authority="authority"):
     return out
 
 
-def config_text(svid, *, allow=("client", "server"), defaults="", inbound="", outbound="", log=None):
+def config_text(svid, *, allow=("client", "server"), identity="", defaults="", inbound="", outbound="",
+                log=None):
     allowed = json.dumps([f"spiffe://{TRUST_DOMAIN}/{path}" for path in allow])
     text = f"""trust_domain = "{TRUST_DOMAIN}"
 [identity]
 svid = "{svid}/svid.pem"
 key = "{svid}/key.pem"
 bundle = "{svid}/bundle.pem"
+{identity}
 [defaults]
 inbound = "deny"
 outbound = "deny"
