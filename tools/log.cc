@@ -34,7 +34,7 @@ Options:
   --follow    keep showing events as they come; end with Ctrl-C
   --reasons   print every reason there is, with its sentence, and end
 
-Looks in /run/inlay and $XDG_RUNTIME_DIR/inlay; root sees every user's. Logs of the user's own
+Looks in /run/inlay/log and $XDG_RUNTIME_DIR/inlay; root sees every user's. Logs of the user's own
 processes that ended more than a day ago are removed in passing.
 
 Exit codes: 0 good (also without any event), 1 the process has no log, 2 usage

@@ -138,7 +138,7 @@ std::optional<LogName> parse_log_name(std::string_view text) {
 }
 
 std::vector<std::string> log_folders() {
-  std::vector<std::string> folders = {"/run/inlay"};
+  std::vector<std::string> folders = {"/run/inlay/log"};
   auto add = [&](const std::string &folder) {
     if (std::find(folders.begin(), folders.end(), folder) == folders.end()) {
       folders.push_back(folder);

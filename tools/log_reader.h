@@ -48,7 +48,7 @@ struct LogName {
 };
 std::optional<LogName> parse_log_name(std::string_view name);
 
-// The folders logs may be in: /run/inlay, $XDG_RUNTIME_DIR/inlay and, for root, those of all users.
+// The folders logs may be in: /run/inlay/log, $XDG_RUNTIME_DIR/inlay and, for root, those of all users.
 std::vector<std::string> log_folders();
 
 // The events of one file from number `first` on. Believes nothing in the file: a length, a string

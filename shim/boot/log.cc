@@ -93,15 +93,22 @@ bool is_folder(const char *path) noexcept {
 }
 
 // Under a seccomp filter opening a file may be the end of the process: private memory then.
-// /run/inlay (sticky and open to all; root makes it), else the user's own runtime folder.
+// /run/inlay/log (sticky and open to all; root makes it, and its parent, where the agent's socket is and
+// nobody else may put one), else the user's own runtime folder.
 bool choose_folder(char *path) noexcept {
-  constexpr const char kShared[] = "/run/inlay";
+  constexpr const char kParent[] = "/run/inlay";
+  constexpr const char kShared[] = "/run/inlay/log";
   path[0] = '\0';
   if (sandboxed()) return false;
-  if (kernel::call(SYS_geteuid) == 0 &&
-      kernel::call(SYS_mkdirat, AT_FDCWD, kernel::word(kShared), 01777) == 0) {
-    // mkdir obeys the umask.
-    kernel::call(SYS_fchmodat, AT_FDCWD, kernel::word(kShared), 01777);
+  // mkdir obeys the umask.
+  const auto make = [](const char *folder, long mode) noexcept {
+    if (kernel::call(SYS_mkdirat, AT_FDCWD, kernel::word(folder), mode) == 0) {
+      kernel::call(SYS_fchmodat, AT_FDCWD, kernel::word(folder), mode);
+    }
+  };
+  if (kernel::call(SYS_geteuid) == 0) {
+    make(kParent, 0755);
+    make(kShared, 01777);
   }
   if (is_folder(kShared) &&
       kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(kShared), W_OK | X_OK) == 0) {

@@ -74,7 +74,7 @@ class Transparency(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        for log in pathlib.Path("/run/inlay").glob("*.log"):
+        for log in pathlib.Path("/run/inlay/log").glob("*.log"):
             try:
                 alive = pathlib.Path("/proc", log.name.split("-")[0]).exists()
                 if not alive and bytes(PROGRAMS / "hooks_static") in log.read_bytes():
@@ -150,7 +150,7 @@ class Transparency(unittest.TestCase):
         # A spawn is an event; then the same process becomes another program.
         script = (f"import os, subprocess; subprocess.run(['{static}'], stdout=subprocess.DEVNULL); "
                   f"os.execv('/bin/sh', ['sh', '-c', {SHELL_START!r} + '; echo $$; "
-                  "cat /run/inlay/$$-$start.log $XDG_RUNTIME_DIR/inlay/$$-$start.log 2>/dev/null | "
+                  "cat /run/inlay/log/$$-$start.log $XDG_RUNTIME_DIR/inlay/$$-$start.log 2>/dev/null | "
                   "grep -ac hooks_static; true'])")
         code, output, error = self.run_with([sys.executable, "-c", script], variables)
         self.assertEqual((code, error), (0, ""))
@@ -165,7 +165,7 @@ class Transparency(unittest.TestCase):
         variables = {"LD_PRELOAD": LIBRARY, "INLAY_CONFIG": str(self.config),
                      "XDG_RUNTIME_DIR": str(self.config.parent)}
         script = (f"import os, glob; name = f'{{os.getpid()}}-' + {PYTHON_START}; "
-                  "print(len(glob.glob(f'/run/inlay/{name}.log') + "
+                  "print(len(glob.glob(f'/run/inlay/log/{name}.log') + "
                   "glob.glob(os.environ['XDG_RUNTIME_DIR'] + f'/inlay/{name}.log')), "
                   "name, flush=True)")
         for end in ("", "; os._exit(0)", "; os.execv('/bin/sh', ['sh', '-c', ':'])"):
@@ -173,22 +173,22 @@ class Transparency(unittest.TestCase):
                 program = [sys.executable, "-c", script + end]
                 count, name = self.run_with(program, variables)[1].split()
                 self.assertEqual(count, "1")
-                self.assertEqual([*pathlib.Path("/run/inlay").glob(f"{name}.log"),
+                self.assertEqual([*pathlib.Path("/run/inlay/log").glob(f"{name}.log"),
                                   *self.config.parent.glob(f"inlay/{name}.log")], [])
 
     def test_an_unreadable_policy_is_logged_not_printed(self):
         self.config.write_text("trust_domain = 1\n")
-        self.addCleanup(lambda: [log.unlink() for log in pathlib.Path("/run/inlay").glob(f"{name}.log")])
+        self.addCleanup(lambda: [log.unlink() for log in pathlib.Path("/run/inlay/log").glob(f"{name}.log")])
         variables = {"LD_PRELOAD": LIBRARY, "INLAY_CONFIG": str(self.config),
                      "XDG_RUNTIME_DIR": str(self.config.parent)}
         name, found = self.run_with(
-            ["sh", "-c", f"{SHELL_START}; echo $$-$start; cat /run/inlay/$$-$start.log "
+            ["sh", "-c", f"{SHELL_START}; echo $$-$start; cat /run/inlay/log/$$-$start.log "
              "$XDG_RUNTIME_DIR/inlay/$$-$start.log 2>/dev/null | grep -ac inlay.toml:1:"],
             variables)[1].split()
         self.assertEqual(found, "1")
 
     def test_logs_of_the_dead_are_removed_after_a_day(self):
-        folder = pathlib.Path("/run/inlay")
+        folder = pathlib.Path("/run/inlay/log")
         if not os.access(folder, os.W_OK):
             folder = self.config.parent / "inlay"
             folder.mkdir(mode=0o700)
