@@ -167,6 +167,7 @@ std::string problems(const Json &report) {
 }  // namespace
 
 std::string span_text(long long seconds) {
+  if (seconds == 0) return "now";
   const unsigned long long span = seconds < 0 ? 0ULL - static_cast<unsigned long long>(seconds)
                                               : static_cast<unsigned long long>(seconds);
   struct Unit {

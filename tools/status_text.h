@@ -16,7 +16,7 @@ struct Status {
 // The error is one line: the report is not what an agent of this version writes.
 tl::expected<Status, std::string> read_status(std::string_view report);
 
-// "in 42 min", "in 6 days", "3 s ago"
+// "in 42 min", "in 6 days", "3 s ago", "now"
 std::string span_text(long long seconds);
 
 }  // namespace inlay::tools

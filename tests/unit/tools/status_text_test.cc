@@ -58,7 +58,7 @@ TEST_CASE("a span has the unit of which there are two or more") {
     const char *text;
   };
   for (const Row &row :
-       {Row{0, "in 0 s"}, Row{1, "in 1 s"}, Row{119, "in 119 s"}, Row{120, "in 2 min"},
+       {Row{0, "now"}, Row{1, "in 1 s"}, Row{119, "in 119 s"}, Row{120, "in 2 min"},
         Row{7199, "in 119 min"}, Row{7200, "in 2 h"}, Row{86400, "in 24 h"},
         Row{2 * 86400, "in 2 days"}, Row{-1, "1 s ago"}, Row{-3 * 86400, "3 days ago"},
         Row{std::numeric_limits<long long>::min(), "106751991167300 days ago"}}) {

@@ -145,6 +145,21 @@ TEST_CASE("T21 an SVID that a CRL revokes is replaced at once, and its key signs
   CHECK(setup.state().previous.empty());
 }
 
+TEST_CASE("T21 an older SVID that a CRL revokes is kept no longer for those who have it") {
+  Setup setup;
+  const auto first = setup.state().current;
+  setup.clock.pass(first->renew_at - setup.clock.now);
+  setup.identities->renew();
+  const auto second = setup.state().current;
+  REQUIRE(setup.state().previous.size() == 1);
+  setup.folder.put("crl.pem", make_crl(setup.folder.read("ca.pem"), setup.folder.read("ca-key.pem"),
+                                       first->svid.chain.front().get(), setup.clock.now + 3600));
+  setup.news();
+  setup.identities->renew();
+  CHECK(setup.state().previous.empty());
+  CHECK(setup.state().current == second);
+}
+
 TEST_CASE("T65 a clock that was set is in the problems for an hour") {
   Setup setup;
   setup.clock.set(setup.clock.now + kDay);
