@@ -36,6 +36,11 @@ def listening(port):
     return False
 
 
+def accepting(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
 def last_line(path):
     with open(path, errors="replace") as log:
         lines = [line.strip() for line in log if line.strip()]
@@ -91,13 +96,14 @@ class Daemon:
     """A long-running process of a system: a server or a proxy."""
 
     def __init__(self, command, port, log, role):
+        """It is there when it listens on `port`, or at the path of a Unix socket."""
         self.role = role
         with open(log, "w") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         deadline = time.monotonic() + 20
-        while not listening(port):
+        while not (accepting(port) if isinstance(port, str) else listening(port)):
             if self.process.poll() is not None:
                 raise Failed("%s ended early: %s" % (role, last_line(log)))
             if time.monotonic() > deadline:

@@ -1,6 +1,7 @@
 """The systems a program is measured under: what stands between its client and its server."""
 
 import os
+import shutil
 import socket
 
 from processes import Daemon, Failed, free_port
@@ -157,6 +158,54 @@ outbound = "plaintext"
          credentials.authority, rules)
 
 
+class Keyless(Inlay):
+    """As Inlay, but the keys are the agent's: it signs every handshake of either side."""
+
+    def unavailable(self, program):
+        if not os.path.exists(self.bench.agent):
+            return "%s is not built" % self.bench.agent
+        return super().unavailable(program)
+
+    def arrange(self, deployment):
+        deployment.guarded_port = deployment.port
+        address = os.path.join(deployment.folder, "agent.sock")
+        rules = {
+            "server": ("inbound", deployment.port, "allow", self.bench.client.spiffe_id),
+            "client": ("outbound", deployment.port, "expect", self.bench.server.spiffe_id)}
+        for role, (direction, port, key, peer) in rules.items():
+            deployment.write(role + ".toml", """trust_domain = "%s"
+[identity]
+agent = "unix://%s"
+[defaults]
+inbound = "plaintext"
+outbound = "plaintext"
+[[%s]]
+name = "bench"
+port = %d
+mode = "strict"
+%s = ["%s"]
+""" % (self.bench.server.spiffe_id.split("/")[2], address, direction, port, key, peer))
+        server = deployment.program.server(deployment.folder, deployment.port, None)
+        client = deployment.program.client(deployment.port, None)
+        config = deployment.write("agent.toml", self.agent(address, server[0], client[0]))
+        deployment.start([self.bench.inlay, "agent", "--config", config], address, "agent")
+        deployment.prefix = self.under("unix://" + address)
+        deployment.start(deployment.prefix + server, deployment.port, "server")
+
+    def agent(self, address, server, client):
+        text = ("trust_domain = \"%s\"\nsocket = \"%s\"\n[log]\nfile = \"%s.log\"\n"
+                "[limits]\nsignatures_per_second = 1000000\n") % (
+            self.bench.server.spiffe_id.split("/")[2], address, address)
+        for credentials in (self.bench.server, self.bench.client):
+            text += "[[source.svid]]\nsvid = \"%s\"\nkey = \"%s\"\nbundle = \"%s\"\n" % (
+                credentials.certificate, credentials.key, credentials.authority)
+        for credentials, role, program in ((self.bench.server, "server", server),
+                                           (self.bench.client, "client", client)):
+            text += "[[entry]]\nid = \"%s\"\npolicy = \"%s.toml\"\nexecutable = \"%s\"\n" % (
+                credentials.spiffe_id, role, shutil.which(program))
+        return text
+
+
 class ProxyPair(System):
     """Two sidecars: plain to the program on both ends, mutual TLS 1.3 between them."""
 
@@ -226,5 +275,6 @@ listen bench
 
 def all_systems(bench):
     return [Plaintext("plaintext", bench), Plaintext("plaintext again", bench),
-            Native("native", bench), Inlay("inlay", bench), Stunnel("stunnel", bench),
+            Native("native", bench), Inlay("inlay", bench),
+            Keyless("inlay, agent", bench), Stunnel("stunnel", bench),
             Haproxy("haproxy", bench)]
