@@ -57,6 +57,8 @@ class AgentClient {
   // A refusal is a failure. Answers to nobody's request (news) are skipped.
   tl::expected<AgentAnswer, AgentFailure> ask(AgentFrame frame, std::string_view bytes);
   const std::string &path() const { return path_; }
+  // Readable when the agent has news (after an attach). It stays this object's.
+  int fd() const { return fd_; }
 
  private:
   AgentClient(int fd, std::string path, std::chrono::milliseconds timeout)

@@ -149,6 +149,15 @@ def unmanaged_text(figures):
     return "unmanaged: calls on descriptors that are none of inlay's business\n" + table(head, rows)
 
 
+def agent_text(signatures, attached):
+    rows = [[found["what"], found["median_us"], found["p10_us"], found["p90_us"]] for found in signatures]
+    text = "agent: a signature of P-256\n" + table(["us", "median", "p10", "p90"], rows)
+    rows = [[str(count), found["kib"], found["first_ms"], found["last_ms"]]
+            for count, found in attached.items()]
+    return text + "\nagent: processes attached, and a new SVID in its files (looked at once a second)\n" + table(
+        ["processes", "agent KiB", "first told after ms", "last"], rows)
+
+
 def machine_text(machine):
     width = max(len(key) for key in machine)
     return "\n".join("  %s  %s" % (key.ljust(width), value) for key, value in machine.items())
