@@ -79,7 +79,7 @@ TEST_CASE("20,000 connections have a session each, found by cookie") {
 TEST_CASE("what has become free in an older arena is used before there is another arena") {
   std::vector<Slot *> slots = many(2 * kSlotsPerArena + 1);
   unsigned arenas = arena_count();
-  for (int round = 0; round < 3; ++round) {
+  for (std::size_t round = 0; round < 3; ++round) {
     for (std::size_t i = round; i < slots.size(); i += 3) free_slot(*slots[i]);
     for (std::size_t i = round; i < slots.size(); i += 3) {
       slots[i] = fresh();

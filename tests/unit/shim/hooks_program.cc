@@ -349,7 +349,7 @@ void processes() {
 // inetd's and ftpd's way: the socket becomes the standard output of a child.
 void standard_streams() {
   auto [client, server] = connected();
-  in_child("printf to a socket", [client = client] {
+  in_child("printf to a socket", [client] {
     dup2(client, 1);
     std::printf("printf %d\n", 1);
     std::puts("puts");

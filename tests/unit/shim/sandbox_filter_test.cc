@@ -138,7 +138,7 @@ TEST_CASE("it lets nothing through that does more") {
   constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD
   for (auto [level, name] : {std::pair{SOL_SOCKET, kPeerPidfd}, {IPPROTO_IP, IP_TTL}}) {
     CAPTURE(name);
-    CHECK(outcome(filter, [level = level, name = name](int *pair) {
+    CHECK(outcome(filter, [level, name](int *pair) {
             int value = 0;
             socklen_t length = sizeof(value);
             return getsockopt(pair[0], level, name, &value, &length) == 0;
