@@ -31,7 +31,7 @@ constexpr int withdrawn(int fd) { return kFirstWithdrawn - fd; }
 // there has lost it. Pages that are never written cost nothing.
 constexpr std::uint8_t kMany = 0x7f;
 constexpr std::uint8_t kHasLost = 0x80;
-constinit std::atomic<std::uint8_t> g_numbers[kDescriptorLimit];
+std::atomic<std::uint8_t> g_numbers[kDescriptorLimit];  // zeroes: clang counts no constinit that far
 
 std::atomic<std::uint8_t> *at(int fd) noexcept {
   return fd < 0 || beyond_table(fd) ? nullptr : &g_numbers[fd];

@@ -201,7 +201,13 @@ Next attend_established(Slot &slot, int fd, Task &task) noexcept {
     arm(task, fd, EPOLLOUT);
     return Next::keep;
   }
-  if (pushed == Push::failed) fail_closed(slot, fd, reason_of_send(error));
+  if (pushed != Push::failed) return Next::end;
+  if (tcp_state(fd) == TCP_CLOSE) {
+    // What came before the reset can still be read, as with TCP: the reader ends the session.
+    slot.reason.store(policy::Reason::reset_by_peer, std::memory_order_release);
+  } else {
+    fail_closed(slot, fd, reason_of_send(error));
+  }
   return Next::end;
 }
 

@@ -50,6 +50,11 @@ void fail_closed(Slot &slot, int fd, Reason reason, std::string_view detail,
 
 void poison(Slot &slot, int fd) noexcept { fail_closed(slot, fd, Reason::poisoned); }
 
+bool takes_reset(Slot &slot) noexcept {
+  return slot.reason.load(std::memory_order_acquire) == Reason::reset_by_peer &&
+         !slot.error_taken.exchange(true, std::memory_order_relaxed);
+}
+
 ssize_t receive_on_failed(Slot &slot) noexcept {
   bool shared = &slot == &closing_session();  // many connections' failure, each its own
   if (!shared && slot.error_taken.exchange(true, std::memory_order_relaxed)) return 0;

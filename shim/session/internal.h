@@ -25,6 +25,9 @@ void fail_closed(Slot &slot, int fd, policy::Reason reason, std::string_view det
                  const tls::Alert *alert = nullptr) noexcept;
 // A lock's owner is gone: nothing guarded by it can be trusted any more.
 void poison(Slot &slot, int fd) noexcept;
+// The helper met a reset: the program is to be told of it, once, by whatever it does next. True for the
+// first who asks.
+bool takes_reset(Slot &slot) noexcept;
 // What a call on a failed session returns: ECONNRESET once, then what TCP gives after a reset.
 ssize_t receive_on_failed(Slot &slot) noexcept;
 ssize_t send_on_failed(Slot &slot, int flags) noexcept;

@@ -74,7 +74,10 @@ bool resets_on_close(int fd) noexcept {
 }
 
 void log_end(Slot &slot, int fd) noexcept {
-  if (slot.state.load(std::memory_order_acquire) == State::established) {
+  if (slot.state.load(std::memory_order_acquire) != State::established) return;
+  if (slot.reason.load(std::memory_order_acquire) == Reason::reset_by_peer) {
+    report(&slot, fd, Event::cut, Reason::reset_by_peer, "");
+  } else {
     report(&slot, fd, Event::closed, Reason::closed, "");
   }
 }

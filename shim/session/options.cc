@@ -42,15 +42,29 @@ int set_low_water(Slot &slot, int fd, const void *value, socklen_t length) noexc
   return 0;
 }
 
+// A failed connect is the kernel's to tell; a session that failed looks like a reset. Either is told
+// once, by whichever call asks first.
+int get_error(Slot &slot, int fd, void *value, socklen_t *length) noexcept {
+  State state = slot.state.load(std::memory_order_acquire);
+  if (state == State::failed) {
+    bool told = slot.error_taken.exchange(true, std::memory_order_relaxed);
+    return answer_int(told ? 0 : ECONNRESET, value, length);
+  }
+  if (takes_reset(slot)) return answer_int(ECONNRESET, value, length);
+  int result = next.getsockopt(fd, SOL_SOCKET, SO_ERROR, value, length);
+  int error = 0;
+  if (result == 0) std::memcpy(&error, value, std::min<std::size_t>(*length, sizeof(error)));
+  if (error != 0 && state != State::connecting) {
+    slot.error_taken.store(true, std::memory_order_relaxed);
+  }
+  return result;
+}
+
 }  // namespace
 
 int get_option(Slot &slot, int fd, int level, int name, void *value, socklen_t *length) noexcept {
   if (level == SOL_SOCKET && name == SO_ERROR) {
-    // A failed connect is the kernel's to tell; a failed handshake looks like a reset, once.
-    if (slot.state.load(std::memory_order_acquire) == State::failed &&
-        !slot.error_taken.exchange(true, std::memory_order_relaxed)) {
-      return answer_int(ECONNRESET, value, length);
-    }
+    return get_error(slot, fd, value, length);
   } else if (level == SOL_SOCKET && name == SO_RCVLOWAT) {
     return answer_int(slot.receive_low_water.load(std::memory_order_relaxed), value, length);
   } else if (level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE) {

@@ -20,6 +20,16 @@ bool find_data(Slot &slot, int fd, Scratch &scratch, Outcome *outcome = nullptr)
   return sink.delivered() > 0;
 }
 
+// What stood at the front instead of data is consumed, and the kernel tells an error once: what it means
+// for the session must not be lost with it. No lock may be held.
+void note_end(Slot &slot, int fd, const Outcome &outcome) noexcept {
+  if (outcome.fill == Fill::broken) {
+    fail_closed(slot, fd, outcome.reason, outcome.detail, outcome.alert);
+  } else if (outcome.fill == Fill::error) {
+    slot.reason.store(policy::Reason::reset_by_peer, std::memory_order_release);
+  }
+}
+
 // Application bytes of the whole records in `queued`, by their headers; those that may be an alert or
 // a KeyUpdate are opened. One more where an incomplete record follows: a program that stops at the
 // answer would leave that record's head in the kernel, where it can fill a receive window that its
@@ -62,7 +72,12 @@ int readable_bytes(Slot &slot, int fd) noexcept {
   if (!scratch) return 0;
   Locked guard(slot.receive_lock);
   if (guard.reentered() || guard.owner_gone()) return 0;
-  if (!find_data(slot, fd, *scratch.operator->())) return 0;
+  Outcome outcome;
+  if (!find_data(slot, fd, *scratch.operator->(), &outcome)) {
+    guard.unlock();
+    note_end(slot, fd, outcome);
+    return 0;
+  }
   const Receiving &rx = slot.receiving;
   auto header = tls::parse_header({chunk_at(slot, rx.head_chunk).bytes, tls::kHeaderLength});
   std::size_t total = local(slot).opened_length - rx.taken;

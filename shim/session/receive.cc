@@ -29,10 +29,15 @@ bool is_shut_for_reading(Slot &slot) noexcept {
   return !guard.reentered() && !guard.owner_gone() && slot.receiving.shut;
 }
 
+bool is_shut_for_writing(Slot &slot) noexcept {
+  Locked guard(slot.send_lock);
+  return !guard.reentered() && !guard.owner_gone() && slot.sending.shut_requested;
+}
+
 // After shutdown(SHUT_RDWR) the kernel answers the peer's close_notify with a reset, as it does any data
 // that nobody may read. Without TLS there would have been a FIN alone.
 bool ended_by_us(Slot &slot, int error) noexcept {
-  return error == ECONNRESET && is_shut_for_reading(slot);
+  return error == ECONNRESET && is_shut_for_reading(slot) && is_shut_for_writing(slot);
 }
 
 bool blocks(int fd) noexcept { return (kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0; }
@@ -108,7 +113,8 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
       if (state == State::connecting && connecting_failed(call.fd)) {
         int error = take_socket_error(call.fd);
         if (error == 0) return 0;
-        errno = error;
+        // An end and a reset before the helper saw the connection up: only a send would say EPIPE.
+        errno = error == EPIPE ? ECONNRESET : error;
         return -1;
       }
       take_ownership(slot, call.fd);

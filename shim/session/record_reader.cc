@@ -5,6 +5,9 @@
 #include <cstring>
 #include <new>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
 
@@ -36,6 +39,18 @@ Outcome record_failure(tls::RecordError error) noexcept {
       return broken(Reason::protocol_violation, "unexpected record", &kUnexpectedMessage);
     default:
       return broken(Reason::internal_error, "record protection failed", nullptr);
+  }
+}
+
+// A peer may go on for long without a FIN behind its close_notify. The program's end of the stream must
+// stay readable like any other.
+void end_kernel_stream(int fd) noexcept {
+  tcp_info info{};
+  socklen_t length = sizeof(info);
+  if (kernel::get_option(fd, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return;
+  if (info.tcpi_state == TCP_ESTABLISHED || info.tcpi_state == TCP_FIN_WAIT1 ||
+      info.tcpi_state == TCP_FIN_WAIT2) {
+    kernel::shut_down(fd, SHUT_RD);
   }
 }
 
@@ -83,6 +98,9 @@ void RecordReader::drop_head() noexcept {
 
 Outcome RecordReader::end_of_stream() noexcept {
   if (rx_.shut) return Outcome{.fill = Fill::end};  // the kernel's answer to our own shutdown
+  if (slot_.reason.load(std::memory_order_acquire) == Reason::reset_by_peer) {
+    return broken(Reason::reset_by_peer, "", nullptr);  // the helper took the kernel's error
+  }
   if (rx_.head_length > 0) return broken(Reason::truncated, "", nullptr);
   if (slot_.bare_fin == policy::BareFin::eof) return Outcome{.fill = Fill::end};
   return broken(Reason::bare_fin, "", nullptr);
@@ -94,6 +112,7 @@ Outcome RecordReader::control(ContentType type, std::span<const std::uint8_t> pl
     if (!alert) return broken(Reason::protocol_violation, "malformed alert", &kDecodeError);
     if (*alert == tls::Alert::close_notify) {
       rx_.close_notify = true;
+      end_kernel_stream(fd_);
       return Outcome{.fill = Fill::end};
     }
     if (*alert == tls::Alert::user_canceled) {
@@ -223,9 +242,10 @@ bool RecordReader::open_staying(std::size_t record, Outcome &outcome) noexcept {
     return false;
   }
   if (static_cast<std::size_t>(got) < rest) {
-    // Incomplete: what is here may be taken, since the rest must still arrive.
+    // Incomplete: what is here may be taken, since the rest must still arrive. Or never will: run()
+    // looks once more.
     outcome = fill_head(static_cast<std::size_t>(got));
-    if (outcome.fill == Fill::filled) outcome.fill = Fill::drained;
+    short_read_ = true;
     return false;
   }
   if (!make_cipher()) {
@@ -324,8 +344,10 @@ Outcome RecordReader::run() noexcept {
       outcome = read_whole_records();
     }
     if (outcome.fill != Fill::filled) return outcome;
-    if (short_read_)
-      return Outcome{.fill = Fill::drained};  // the queue is empty: no probe for more
+    // The queue is empty: no probe for more. But where nothing was for the program, the end may stand
+    // behind it, whose edge came with it.
+    if (short_read_ && progress()) return Outcome{.fill = Fill::drained};
+    short_read_ = false;
   }
   return Outcome{.fill = Fill::filled};
 }

@@ -302,8 +302,10 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
         owed = true;
         full = done < total;
       } else {
-        bool waits = slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
-                     slot.sending.flusher.load(std::memory_order_relaxed) != 0;
+        // A send of nothing waits for nothing, as TCP has it.
+        bool waits = total > 0 && (slot.sending.tail.length > 0 || slot.sending.early.length > 0 ||
+                                   slot.sending.flusher.load(std::memory_order_relaxed) != 0 ||
+                                   slot.key_update_due.load(std::memory_order_relaxed));
         Push pushed = waits ? push_output(slot, call.fd, &error) : Push::done;
         if (pushed == Push::pending) {
           full = true;
@@ -373,6 +375,7 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
     errno = entry_errno;
     return static_cast<ssize_t>(done);
   }
+  if (error == EPIPE && takes_reset(slot)) error = ECONNRESET;
   if (error == EPIPE) return broken_pipe(flags);
   if (error == ECONNRESET) slot.error_taken.store(true, std::memory_order_relaxed);
   errno = error;

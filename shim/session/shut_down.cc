@@ -28,8 +28,9 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
   if (state == State::failed || (state == State::waiting && !is_fresh(fd))) {
     return next.shutdown(fd, how);
   }
-  // The program may know from poll that TCP is up before the helper does.
-  if (state == State::connecting && !is_connected(fd)) return next.shutdown(fd, how);
+  // The program may know from poll that TCP is up before the helper does, and of a reset before the
+  // session does.
+  if (!is_connected(fd)) return next.shutdown(fd, how);
   if (how != SHUT_WR) {
     {
       Locked guard(slot.receive_lock);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <source_location>
 #include <span>
 #include <string_view>
 
@@ -40,8 +42,10 @@ class Input {
 };
 
 // A property that does not hold is a crash, which is what a fuzzer looks for.
-inline void must(bool holds) {
-  if (!holds) __builtin_trap();
+inline void must(bool holds, std::source_location where = std::source_location::current()) {
+  if (holds) return;
+  std::fprintf(stderr, "%s:%u: does not hold\n", where.file_name(), static_cast<unsigned>(where.line()));
+  __builtin_trap();
 }
 
 }  // namespace inlay::fuzz
