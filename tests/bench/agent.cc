@@ -114,22 +114,35 @@ void measure_signatures(const std::string &path, int count) {
   print_times("in the process", local);
 }
 
-// A signal to the parent's pipe: attached, then one for the first news.
-[[noreturn]] void hold_on(const std::string &path, int to_parent) {
+constexpr char kAttached = 'a', kNews = 'n', kFailed = 'f';
+
+void tell(int parent, char what) {
+  if (write(parent, &what, 1) != 1) _exit(1);
+}
+
+// Tells the parent when it is attached, and of the first news.
+[[noreturn]] void hold_on(const std::string &path, int parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  AgentClient client = connect(path);
-  attach(client);
-  if (write(to_parent, "a", 1) != 1) _exit(1);
-  pollfd news{client.fd(), POLLIN, 0};
-  if (poll(&news, 1, -1) != 1) _exit(1);
-  if (write(to_parent, "n", 1) != 1) _exit(1);
+  const AttachRequest request;
+  auto client = AgentClient::connect({path}, std::chrono::minutes(1));
+  auto answer = client ? client->ask(AgentFrame::attach,
+                                     {reinterpret_cast<const char *>(&request), sizeof request})
+                       : tl::unexpected(client.error());
+  if (!answer) {
+    std::fprintf(stderr, "bench_agent: %s\n", answer.error().message.c_str());
+    tell(parent, kFailed);
+    _exit(1);
+  }
+  tell(parent, kAttached);
+  pollfd news{client->fd(), POLLIN, 0};
+  tell(parent, poll(&news, 1, -1) == 1 ? kNews : kFailed);
   pause();
   _exit(0);
 }
 
 Clock::time_point take(int from_children) {
-  char byte = 0;
-  if (read(from_children, &byte, 1) != 1) fail("a process ended early");
+  char byte = kFailed;
+  if (read(from_children, &byte, 1) != 1 || byte == kFailed) fail("a process could not go on");
   return Clock::now();
 }
 
