@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "shim/boot/heap.h"
+#include "shim/session/cancel.h"
 
 namespace inlay::shim::boot {
 
@@ -65,20 +66,28 @@ int with_repaired(char *const environment[], const char *message, Start start) {
   return result;
 }
 
-// Runs `start()` while `environ` is the repaired one: for what the C library executes by itself. What
-// another thread adds to the environment meanwhile may be lost to the program. `message`: as above.
+// Runs `start()` while `environ` is the repaired one: for what the C library executes by itself.
+// What another thread adds to the environment meanwhile may be lost to the program. `message`: as
+// above.
 template <typename Start>
 void with_own_environment(const char *message, Start start) {
   struct Lent {
     char **own, **lent;
-    ~Lent() {  // a cancelled thread too
-      if (environ == lent) environ = own;
+    Start *start;
+    static void give_back(Lent *one) {
+      if (environ == one->lent) environ = one->own;
     }
   };
   with_repaired(environ, message, [&](char *const repaired[]) {
-    Lent lent{environ, const_cast<char **>(repaired)};
+    Lent lent{environ, const_cast<char **>(repaired), &start};
     environ = lent.lent;
-    start();
+    cancellable<Lent>(
+        [](Lent *one) {
+          (*one->start)();
+          return 0L;
+        },
+        Lent::give_back, &lent);
+    Lent::give_back(&lent);
     return 0;
   });
 }

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "shim/hooks/hook.h"
-#include "shim/session/name_servers.h"
+#include "shim/session/look_up.h"
 
 using namespace inlay::shim;
 
@@ -49,7 +49,7 @@ extern "C" {
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
                 struct addrinfo **result) {
   NameServers servers;
-  int error = bound().getaddrinfo(node, service, hints, result);
+  int error = look_up(servers, [&] { return bound().getaddrinfo(node, service, hints, result); });
   if (error == 0) learn(node, *result);
   if (error == EAI_AGAIN) servers.came_to_nothing();
   return error;
@@ -58,8 +58,9 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 int getnameinfo(const struct sockaddr *address, socklen_t length, char *host, socklen_t host_length,
                 char *service, socklen_t service_length, int flags) {
   NameServers servers;
-  int error =
-      bound().getnameinfo(address, length, host, host_length, service, service_length, flags);
+  int error = look_up(servers, [&] {
+    return bound().getnameinfo(address, length, host, host_length, service, service_length, flags);
+  });
   if (error == EAI_AGAIN) servers.came_to_nothing();
   return error;
 }
@@ -68,7 +69,9 @@ int getnameinfo(const struct sockaddr *address, socklen_t length, char *host, so
 // in threads of its own, which cannot be kept from TCP: where they must be, this thread asks, or
 // nobody does.
 int getaddrinfo_a(int mode, struct gaicb *requests[], int count, struct sigevent *event) {
-  bool limited = NameServers().limited();
+  NameServers servers;
+  bool limited = servers.limited();
+  servers.end();
   if (limited && mode == GAI_NOWAIT) return EAI_AGAIN;
   if (limited && mode == GAI_WAIT) {
     for (int i = 0; i < count; ++i) {
@@ -96,7 +99,7 @@ int gai_error(struct gaicb *request) noexcept {
 
 struct hostent *gethostbyname(const char *name) {
   NameServers servers;
-  hostent *entry = bound().gethostbyname(name);
+  hostent *entry = look_up(servers, [&] { return bound().gethostbyname(name); });
   learn(name, entry);
   if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
   return entry;
@@ -104,7 +107,7 @@ struct hostent *gethostbyname(const char *name) {
 
 struct hostent *gethostbyname2(const char *name, int family) {
   NameServers servers;
-  hostent *entry = bound().gethostbyname2(name, family);
+  hostent *entry = look_up(servers, [&] { return bound().gethostbyname2(name, family); });
   learn(name, entry);
   if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
   return entry;
@@ -113,7 +116,8 @@ struct hostent *gethostbyname2(const char *name, int family) {
 int gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_t length,
                     struct hostent **result, int *error) {
   NameServers servers;
-  int status = bound().gethostbyname_r(name, entry, buffer, length, result, error);
+  int status = look_up(
+      servers, [&] { return bound().gethostbyname_r(name, entry, buffer, length, result, error); });
   if (status == 0) learn(name, *result);
   if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
   return status;
@@ -122,7 +126,9 @@ int gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_
 int gethostbyname2_r(const char *name, int family, struct hostent *entry, char *buffer,
                      size_t length, struct hostent **result, int *error) {
   NameServers servers;
-  int status = bound().gethostbyname2_r(name, family, entry, buffer, length, result, error);
+  int status = look_up(servers, [&] {
+    return bound().gethostbyname2_r(name, family, entry, buffer, length, result, error);
+  });
   if (status == 0) learn(name, *result);
   if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
   return status;
@@ -130,7 +136,7 @@ int gethostbyname2_r(const char *name, int family, struct hostent *entry, char *
 
 struct hostent *gethostbyaddr(const void *address, socklen_t length, int family) {
   NameServers servers;
-  hostent *entry = bound().gethostbyaddr(address, length, family);
+  hostent *entry = look_up(servers, [&] { return bound().gethostbyaddr(address, length, family); });
   if (entry == nullptr && h_errno == TRY_AGAIN) servers.came_to_nothing();
   return entry;
 }
@@ -138,7 +144,9 @@ struct hostent *gethostbyaddr(const void *address, socklen_t length, int family)
 int gethostbyaddr_r(const void *address, socklen_t length, int family, struct hostent *entry,
                     char *buffer, size_t size, struct hostent **result, int *error) {
   NameServers servers;
-  int status = bound().gethostbyaddr_r(address, length, family, entry, buffer, size, result, error);
+  int status = look_up(servers, [&] {
+    return bound().gethostbyaddr_r(address, length, family, entry, buffer, size, result, error);
+  });
   if (*error == TRY_AGAIN && *result == nullptr) servers.came_to_nothing();
   return status;
 }

@@ -43,7 +43,7 @@ NameServers::NameServers(res_state state, bool long_query) noexcept {
   errno = saved;
 }
 
-NameServers::~NameServers() {
+void NameServers::end() noexcept {
   if (state_ == nullptr) return;
   if (refused_) {
     state_->nscount = count_;

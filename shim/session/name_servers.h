@@ -14,11 +14,14 @@ namespace inlay::shim {
 
 class NameServers {
  public:
-  // For one look-up; `state` null: the calling thread's own. `long_query`: too long for a datagram.
+  // For one look-up, until end(); `state` null: the calling thread's own. `long_query`: too long
+  // for a datagram.
   explicit NameServers(res_state state = nullptr, bool long_query = false) noexcept;
-  ~NameServers();
   NameServers(const NameServers &) = delete;
   NameServers &operator=(const NameServers &) = delete;
+
+  // Not a destructor's: the thread may be cancelled in the look-up (session/cancel.h).
+  void end() noexcept;
 
   // Only datagrams may be used.
   bool limited() const noexcept { return state_ != nullptr; }

@@ -1,4 +1,7 @@
 // Blocked calls that are left: by a signal, by a jump out of its handler, by cancellation.
+#include <arpa/nameser.h>
+#include <resolv.h>
+
 #include <csetjmp>
 #include <vector>
 
@@ -240,5 +243,38 @@ Scenario cancelled{"left/cancelled-in-every-receive",
                      note("send", send(fd, "bye", 3, 0));
                      note("close", close(fd));
                    }};
+
+Scenario cancelled_elsewhere{"left/cancelled-in-system-and-look-up", nullptr, [](std::uint16_t) {
+                               Worker shell("shell", [] {
+                                 note("system", system("exec sleep 1000"));
+                                 note("not reached", 1);
+                               });
+                               shell.await_blocked();
+                               note("cancel", pthread_cancel(shell.handle()));
+                               shell.join();
+
+                               int silent = socket(AF_INET, SOCK_DGRAM, 0);
+                               sockaddr_in server = address_of(0);
+                               socklen_t length = sizeof server;
+                               note("bind",
+                                    bind(silent, reinterpret_cast<sockaddr *>(&server), length));
+                               getsockname(silent, reinterpret_cast<sockaddr *>(&server), &length);
+                               struct __res_state state {};
+                               note("init", res_ninit(&state));
+                               state.nscount = 1;
+                               state.nsaddr_list[0] = server;
+                               state.retrans = 1000;
+                               unsigned long options = state.options;
+                               Worker asking("asking", [&state] {
+                                 unsigned char answer[512];
+                                 res_nquery(&state, "host.example", 1, 1, answer, sizeof answer);
+                                 note("not reached", 1);
+                               });
+                               asking.await_blocked();
+                               note("cancel", pthread_cancel(asking.handle()));
+                               asking.join();
+                               note("options kept", state.options == options);
+                               note("server kept", state.nscount == 1);
+                             }};
 
 }  // namespace
