@@ -14,8 +14,11 @@ void after_fork_parent() noexcept;
 void after_fork_child() noexcept;
 
 // Whether clone() with these flags makes a process as fork() does: with memory and descriptors of
-// its own.
-inline bool forks(unsigned long flags) noexcept { return (flags & (CLONE_VM | CLONE_FILES)) == 0; }
+// its own. With CLONE_VFORK the parent would sleep with its locks held: that child is followed
+// late.
+inline bool forks(unsigned long flags) noexcept {
+  return (flags & (CLONE_VM | CLONE_FILES | CLONE_VFORK)) == 0;
+}
 
 // `call` returns in both processes, 0 in the child. No helper runs meanwhile: the C library would
 // go on to count it among the child's threads, and setuid() there would wait for it.

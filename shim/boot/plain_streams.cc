@@ -31,7 +31,8 @@ constexpr int withdrawn(int fd) { return kFirstWithdrawn - fd; }
 // there has lost it. Pages that are never written cost nothing.
 constexpr std::uint8_t kMany = 0x7f;
 constexpr std::uint8_t kHasLost = 0x80;
-std::atomic<std::uint8_t> g_numbers[kDescriptorLimit];  // zeroes: clang counts no constinit that far
+std::atomic<std::uint8_t>
+    g_numbers[kDescriptorLimit];  // zeroes: clang counts no constinit that far
 
 std::atomic<std::uint8_t> *at(int fd) noexcept {
   return fd < 0 || beyond_table(fd) ? nullptr : &g_numbers[fd];
@@ -42,22 +43,41 @@ bool has_lost(int fd) noexcept {
   return number != nullptr && (number->load(std::memory_order_acquire) & kHasLost) != 0;
 }
 
+class ListLock {
+ public:
+  ListLock() noexcept { _IO_list_lock(); }
+  ~ListLock() { _IO_list_unlock(); }
+  ListLock(const ListLock &) = delete;
+  ListLock &operator=(const ListLock &) = delete;
+};
+
+// The list's lock held.
 template <typename Act>
-void for_each_stream(Act act) noexcept {
-  _IO_list_lock();
+void visit_streams(Act act) noexcept {
   for (FILE *one = _IO_iter_begin(); one != _IO_iter_end(); one = _IO_iter_next(one)) {
     act(_IO_iter_file(one));
   }
-  _IO_list_unlock();
+}
+
+template <typename Act>
+void for_each_stream(Act act) noexcept {
+  ListLock list;
+  visit_streams(act);
 }
 
 // Not under the stream's own lock, which may be held by a thread that waits in read(): whoever is
 // in a call on it finishes on what the number was, and looks at the number again for the next.
-int number_of(const FILE *stream) noexcept {
-  return __atomic_load_n(&stream->_fileno, __ATOMIC_ACQUIRE);
-}
+int number_of(const FILE *stream) noexcept { return stream_number(stream); }
 void set_number(FILE *stream, int number) noexcept {
   __atomic_store_n(&stream->_fileno, number, __ATOMIC_RELEASE);
+}
+
+// The list's lock held.
+void return_number(int fd) noexcept {
+  at(fd)->fetch_and(static_cast<std::uint8_t>(~kHasLost), std::memory_order_release);
+  visit_streams([fd](FILE *stream) {
+    if (number_of(stream) == withdrawn(fd)) set_number(stream, fd);
+  });
 }
 
 }  // namespace
@@ -88,21 +108,26 @@ void withdraw_streams(int fd) noexcept {
   // The C library's three were opened by nobody.
   if (fd > STDERR_FILENO && (number->load(std::memory_order_acquire) & kMany) == 0) return;
   if (in_foreign_process()) return;  // a vfork child: the streams are its parent's
-  bool any = false;
   for_each_stream([&](FILE *stream) {
     if (number_of(stream) != fd || is_socket_stream(stream)) return;
+    number->fetch_or(kHasLost, std::memory_order_release);
     set_number(stream, withdrawn(fd));
-    any = true;
   });
-  if (any) number->fetch_or(kHasLost, std::memory_order_release);
 }
 
 void give_back_streams(int fd) noexcept {
   if (!has_lost(fd) || in_foreign_process()) return;
-  at(fd)->fetch_and(static_cast<std::uint8_t>(~kHasLost), std::memory_order_release);
-  for_each_stream([fd](FILE *stream) {
-    if (number_of(stream) == withdrawn(fd)) set_number(stream, fd);
-  });
+  ListLock list;
+  return_number(fd);
+}
+
+void give_back_streams_after(int fd, std::uint64_t closing) noexcept {
+  if (!has_lost(fd) || in_foreign_process()) return replace_descriptor_word(fd, closing, kUnknown);
+  ListLock list;
+  std::uint64_t word = descriptor_word(fd);
+  if ((word & kManagedBit) != 0 && word != closing) return;
+  return_number(fd);
+  replace_descriptor_word(fd, closing, kUnknown);
 }
 
 bool a_stream_failed(int fd) noexcept {

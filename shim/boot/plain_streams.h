@@ -10,6 +10,7 @@
 // stream.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 
 namespace inlay::shim::boot {
@@ -24,10 +25,20 @@ void forget_plain_stream(FILE *stream) noexcept;
 // `fd` becomes a session's, or is one's no more.
 void withdraw_streams(int fd) noexcept;
 void give_back_streams(int fd) noexcept;
+// The same when `fd` was closed, with `closing` as its word until now: it may be another session's
+// already, and then the streams stay without it.
+void give_back_streams_after(int fd, std::uint64_t closing) noexcept;
+
+// The number in the stream; -1 when it has none. Only streams of files do: in others, as those of
+// open_memstream(), nothing ever writes the field.
+inline int stream_number(const FILE *stream) noexcept {
+  constexpr int kIsFile = 0x2000;  // _IO_IS_FILEBUF
+  return (stream->_flags & kIsFile) != 0 ? __atomic_load_n(&stream->_fileno, __ATOMIC_ACQUIRE) : -1;
+}
 
 // The number that was withdrawn from the stream; -1 when none was.
 inline int withdrawn_number(const FILE *stream) noexcept {
-  int number = __atomic_load_n(&stream->_fileno, __ATOMIC_ACQUIRE);
+  int number = stream_number(stream);
   return number <= kFirstWithdrawn ? kFirstWithdrawn - number : -1;
 }
 // A stream without its number was written to, or read from: the connection at `fd` lacks something

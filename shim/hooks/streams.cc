@@ -34,7 +34,7 @@ FILE *opened(FILE *stream) {
 // connection and cannot be sent: that ends with a reason.
 bool end_session_under(FILE *stream, int *fd) {
   int withdrawn = boot::withdrawn_number(stream);
-  *fd = withdrawn >= 0 ? withdrawn : stream->_fileno;
+  *fd = withdrawn >= 0 ? withdrawn : boot::stream_number(stream);
   Slot *slot = *fd >= 0 && descriptor_word(*fd) != kFile ? managed_here(*fd) : nullptr;
   bool lost = (withdrawn >= 0 || slot != nullptr) && __fpending(stream) > 0;
   if (lost) {

@@ -16,4 +16,9 @@ inline void claim_number(int fd) noexcept {
   if (fd <= STDERR_FILENO) boot::refresh_standard_stream(fd);
 }
 
+// After: who closed the number just before may have given the streams back meanwhile.
+inline void withdraw_again(int fd) noexcept {
+  if (!in_foreign_process()) boot::withdraw_streams(fd);
+}
+
 }  // namespace inlay::shim

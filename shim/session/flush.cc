@@ -47,13 +47,19 @@ std::int64_t taken_of(const Local &mine, int fd) noexcept {
 }
 
 // send_lock held.
+void stop_flushing(Slot &slot) noexcept {
+  Sending &tx = slot.sending;
+  local(slot).flush_mark = nullptr;
+  tx.flusher.store(0, std::memory_order_relaxed);
+  kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
+}
+
+// send_lock held.
 void note_sent(Slot &slot, std::int64_t sent) noexcept {
   Sending &tx = slot.sending;
   if (sent > 0) queue_pop(slot, tx.tail, static_cast<std::size_t>(sent));
-  local(slot).flush_mark = nullptr;
-  tx.flusher.store(0, std::memory_order_relaxed);
   note_output(slot);
-  kernel::call(SYS_futex, kernel::word(&tx.flusher), FUTEX_WAKE, 1 << 30);
+  stop_flushing(slot);
 }
 
 // One blocking send of the tail's front.
@@ -73,7 +79,12 @@ void give_up_flush(Flush *flush) {
   std::int64_t taken = taken_of(local(slot), flush->fd);
   {
     Locked guard(slot.send_lock);
-    note_sent(slot, taken);
+    if (guard.owner_gone()) {
+      stop_flushing(slot);
+      taken = -1;
+    } else {
+      note_sent(slot, taken);
+    }
   }
   if (taken < 0) return poison(slot, flush->fd);
   notify_helper(slot);
@@ -160,6 +171,12 @@ int flush_blocking(Slot &slot, UnderWay &call) {
     }
     Locked guard(slot.send_lock);
     mark = 0;
+    if (guard.owner_gone()) {
+      stop_flushing(slot);
+      guard.unlock();
+      poison(slot, call.fd);
+      return ECONNRESET;
+    }
     note_sent(slot, sent);
   }
   return result;

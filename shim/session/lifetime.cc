@@ -19,6 +19,8 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/boot/plain_streams.h"
+#include "shim/boot/sandbox.h"
 #include "shim/hooks/next.h"
 #include "shim/session/claim.h"
 #include "shim/session/helper.h"
@@ -47,15 +49,10 @@ bool is_closing(const Slot &slot) noexcept {
   return static_cast<const void *>(&slot) == static_cast<const void *>(g_closing_storage);
 }
 
-std::uint64_t closing_word() noexcept {
-  return managed_word(&closing_session());
-}
+std::uint64_t closing_word() noexcept { return managed_word(&closing_session()); }
 
 // The kernel has closed the number: it is whoever's comes next.
-void release_number(int fd) noexcept {
-  replace_descriptor_word(fd, closing_word(), kUnknown);
-  boot::give_back_streams(fd);
-}
+void release_number(int fd) noexcept { boot::give_back_streams_after(fd, closing_word()); }
 
 // Another number of this process that names the session.
 int other_descriptor(Slot &slot, int not_this) noexcept {
@@ -95,6 +92,7 @@ bool send_the_rest(Slot &slot, int fd) noexcept {
 // The program's last descriptor goes while bytes are owed: inlay keeps one of its own. False when
 // it can't: the bytes are lost, as with a kill.
 bool start_linger(Slot &slot, int fd) noexcept {
+  if (boot::sandboxed()) return false;  // the filter may know none of these calls
   Local &mine = local(slot);
   long copy = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
   if (copy < 0) return false;
@@ -211,8 +209,8 @@ void count_off_lingering() noexcept {
   }
 }
 
-// The program closed its last descriptor, and got another in a message while the helper finished with
-// `own`. True when that goes on.
+// The program closed its last descriptor, and got another in a message while the helper finished
+// with `own`. True when that goes on.
 bool received_again(Slot &slot, int own) noexcept {
   Locked life(slot.life_lock);
   int other = other_descriptor(slot, own);
@@ -271,8 +269,11 @@ static void add_to(Slot &slot, int fd) noexcept {
 
 void join_session(Slot &slot, int fd) noexcept {
   claim_number(fd);
-  Locked life(slot.life_lock);
-  add_to(slot, fd);
+  {
+    Locked life(slot.life_lock);
+    add_to(slot, fd);
+  }
+  withdraw_again(fd);
 }
 
 bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
@@ -285,6 +286,8 @@ bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
                !held_elsewhere(slot));
   if (!ends) {
     add_to(slot, fd);
+    life.unlock();
+    withdraw_again(fd);
     return true;
   }
   Local &mine = local(slot);
@@ -407,7 +410,10 @@ static void settle(Slot &slot, int fd) noexcept {
     {
       Locked guard(slot.send_lock);
       int error = 0;
-      if (guard.reentered() || push_output(slot, fd, &error) != Push::pending) return;
+      if (guard.reentered() || guard.owner_gone() ||
+          push_output(slot, fd, &error) != Push::pending) {
+        return;
+      }
     }
     pollfd writable{fd, POLLOUT, 0};
     kernel::call(SYS_ppoll, kernel::word(&writable), 1, kernel::word(&look), 0, 8);

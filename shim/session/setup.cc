@@ -91,6 +91,7 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
   }
   claim_number(fd);
   set_descriptor_word(fd, managed_word(slot));
+  withdraw_again(fd);
   return slot;
 }
 

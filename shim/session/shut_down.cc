@@ -44,14 +44,23 @@ int shut_down(Slot &slot, int fd, int how) noexcept {
     Push pushed = Push::pending;
     int error = 0;
     bool again = false;
+    bool gone = false;
     {
       Locked guard(slot.send_lock);
-      again = !guard.reentered() && slot.sending.fin_sent;
-      if (!guard.reentered()) slot.sending.shut_requested = true;
+      gone = guard.owner_gone();
+      again = slot.sending.fin_sent;
+      slot.sending.shut_requested = true;  // re-entered: the frame below, or the helper, acts on it
       slot.output_pending.store(true, std::memory_order_release);
-      if (slot.state.load(std::memory_order_acquire) == State::established) {
+      // In a signal's handler the frame below may be in the middle of a record.
+      if (!gone && !guard.reentered() &&
+          slot.state.load(std::memory_order_acquire) == State::established) {
         pushed = push_output(slot, fd, &error);
       }
+    }
+    if (gone) {
+      poison(slot, fd);
+      errno = saved;
+      return 0;
     }
     if (pushed == Push::pending) notify_helper(slot);
     // A connection that is gone may still have something to read.

@@ -1,6 +1,6 @@
-// A call that sleeps on a connection while another thread closes the descriptor it was made with. To
-// the kernel the call has the file until it returns; so the session stays until then, on a descriptor of
-// inlay's own (lifetime.cc), and the call goes on with a copy of that.
+// A call that sleeps on a connection while another thread closes the descriptor it was made with.
+// To the kernel the call has the file until it returns; so the session stays until then, on a
+// descriptor of inlay's own (lifetime.cc), and the call goes on with a copy of that.
 #pragma once
 
 #include <atomic>
@@ -23,9 +23,11 @@ struct UnderWay {
       : fd(number), generation(slot.generation.load(std::memory_order_relaxed)) {}
 };
 
-// The descriptor names the session, as far as this process knows.
+// The descriptor names the session the call was made on, as far as this process knows: the slot may
+// have the next one meanwhile, at the same number.
 inline bool names(const Slot &slot, const UnderWay &call) noexcept {
-  return call.copied || still_names(call.fd, &slot);
+  return slot.generation.load(std::memory_order_relaxed) == call.generation &&
+         (call.copied || still_names(call.fd, &slot));
 }
 
 void count(Slot &slot, UnderWay &call) noexcept;

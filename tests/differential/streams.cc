@@ -180,6 +180,28 @@ Scenario left_over{"streams/the-buffer-and-then-the-socket",
                      note("fclose", std::fclose(file));
                    }};
 
+// A stream in memory has no number, whatever its memory held before.
+Scenario in_memory{"streams/in-memory-beside-standard-input",
+                   [](int listener) {
+                     int fd = take(listener);
+                     send_all(fd, "hello");
+                     note_rest(fd);
+                   },
+                   [](std::uint16_t port) {
+                     int fd = dial(port);
+                     note("dup2", dup2(fd, STDIN_FILENO));
+                     close(fd);
+                     char *text = nullptr;
+                     std::size_t size = 0;
+                     FILE *file = open_memstream(&text, &size);
+                     note("fputs", std::fputs("text", file) >= 0);
+                     note("fclose", std::fclose(file));
+                     say("text", text);
+                     std::free(text);
+                     say("recv", receive_exactly(STDIN_FILENO, 5));
+                     close(STDIN_FILENO);
+                   }};
+
 Scenario non_blocking{"streams/non-blocking",
                       [](int listener) {
                         int fd = take(listener);
