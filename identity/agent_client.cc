@@ -1,5 +1,6 @@
 #include "identity/agent_client.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -219,10 +220,12 @@ tl::expected<AgentClient, AgentFailure> AgentClient::connect(const std::vector<s
                      fmt::format("{} is too long for a socket's path", printable(path)));
     }
     std::memcpy(address.sun_path, path.data(), path.size());
-    AgentClient client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), path,
-                       timeout);
+    AgentClient client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), path, timeout);
     if (client.fd_ < 0) return failure(AgentFailureKind::broken, reason(errno));
-    // A full backlog is EAGAIN, without a way to wait for it.
+    // A blocking connect() waits while the backlog is full, no longer than SO_SNDTIMEO: EAGAIN then.
+    const auto limit = std::chrono::duration_cast<std::chrono::microseconds>(timeout).count();
+    const timeval wait{limit / 1'000'000, limit % 1'000'000};
+    setsockopt(client.fd_, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     if (::connect(client.fd_, reinterpret_cast<const sockaddr *>(&address), sizeof address) != 0) {
       if (errno == EAGAIN) {
         return failure(AgentFailureKind::silent,
@@ -231,6 +234,7 @@ tl::expected<AgentClient, AgentFailure> AgentClient::connect(const std::vector<s
       looked += fmt::format("{}{}: {}", looked.empty() ? "" : "; ", path, reason(errno));
       continue;
     }
+    fcntl(client.fd_, F_SETFL, O_NONBLOCK);
     if (auto good = check_listener(client.fd_, path); !good) return tl::unexpected(good.error());
     if (const std::string complaint = path_complaint(path); !complaint.empty()) {
       return failure(AgentFailureKind::untrusted,

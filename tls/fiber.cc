@@ -54,7 +54,12 @@ void Fiber::enter(unsigned high, unsigned low) {
 }
 
 bool Fiber::switch_in() noexcept {
-  if (swapcontext(&outside_, &inside_) != 0) return false;
+  if (swapcontext(&outside_, &inside_) !=
+      0) {  // a seccomp filter of the program's: it cannot go on
+    give_stack(stack_);
+    stack_ = nullptr;
+    return false;
+  }
   if (!returned_) return false;
   give_stack(stack_);
   stack_ = nullptr;

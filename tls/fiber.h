@@ -9,10 +9,10 @@
 
 namespace inlay::tls {
 
-// Begun, suspended and resumed by one and the same thread. Exceptions may not leave the function,
-// nor be in flight where it suspends. Destroyed while suspended, it never runs again: what its
-// frames hold on the stack is gone without destructors, so suspend only below code that keeps
-// nothing there.
+// Begun and resumed by one thread at a time, not always the same: what the function keeps over a
+// suspend() must not point to a thread's own data. Exceptions may not leave the function, nor be in
+// flight where it suspends. Destroyed while suspended, it never runs again: what its frames hold on
+// the stack is gone without destructors, so suspend only below code that keeps nothing there.
 class Fiber {
  public:
   using Function = void (*)(void *argument);

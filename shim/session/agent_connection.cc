@@ -13,10 +13,12 @@
 #include "shim/boot/sandbox.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
+#include "shim/session/session.h"
 
 namespace inlay::shim {
 namespace {
 
+constexpr std::size_t kMostUnsent = 64 * 1024;  // more waits for an agent that hangs
 constexpr std::size_t kHeaderSize = sizeof(identity::AgentHeader);
 
 void append(std::vector<std::uint8_t> &out, std::span<const std::uint8_t> bytes) {
@@ -32,6 +34,16 @@ bool is_trusted_listener(int fd) noexcept {
 }
 
 }  // namespace
+
+AgentFrameBody::~AgentFrameBody() {
+  if (fd >= 0) close_own(fd);
+}
+
+void AgentFrameBody::swap(AgentFrameBody &other) noexcept {
+  std::swap(header, other.header);
+  bytes.swap(other.bytes);
+  std::swap(fd, other.fd);
+}
 
 int AgentConnection::open(const char *path) noexcept {
   close();
@@ -71,7 +83,8 @@ void AgentConnection::forget() noexcept {
   sent_ = 0;
   received_ = 0;
   incoming_.bytes.clear();
-  if (incoming_.fd >= 0) kernel::close(std::exchange(incoming_.fd, -1));
+  // In a child the number may be somebody else's by now.
+  if (const int fd = std::exchange(incoming_.fd, -1); is_own_descriptor(fd)) close_own(fd);
 }
 
 bool AgentConnection::is_ours() const noexcept { return cookie_of(fd_) == cookie_; }
@@ -80,11 +93,17 @@ std::uint32_t AgentConnection::request(identity::AgentFrame frame,
                                        std::span<const std::uint8_t> head,
                                        std::span<const std::uint8_t> body) {
   if (!is_open()) return 0;
+  if (unsent_.size() - sent_ > kMostUnsent) {
+    close();
+    return 0;
+  }
   if (++last_request_ == 0) ++last_request_;  // 0 is the agent's own
   identity::AgentHeader header;
   header.frame = frame;
   header.length = static_cast<std::uint32_t>(head.size() + body.size());
   header.request = last_request_;
+  // Never half a frame, for want of memory.
+  unsent_.reserve(unsent_.size() + sizeof header + head.size() + body.size());
   append(unsent_, {reinterpret_cast<const std::uint8_t *>(&header), sizeof header});
   append(unsent_, head);
   append(unsent_, body);
@@ -124,7 +143,7 @@ long AgentConnection::receive_header(AgentFrameBody &frame) noexcept {
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_controllen = CMSG_LEN(sizeof(int));  // with the padding there would be room for two
   const long got =
       kernel::call(SYS_recvmsg, fd_, kernel::word(&message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (got < 0) return got;
@@ -133,8 +152,11 @@ long AgentConnection::receive_header(AgentFrameBody &frame) noexcept {
     if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS) continue;
     int passed = -1;
     std::memcpy(&passed, CMSG_DATA(item), sizeof passed);
-    if (frame.fd >= 0) kernel::close(frame.fd);
-    frame.fd = passed;
+    // As long as it has a low number the program may take it for one of its own.
+    const int own = make_own(passed);
+    if (own < 0) kernel::close(passed);
+    if (frame.fd >= 0) close_own(frame.fd);
+    frame.fd = own;
   }
   return got;
 }
@@ -157,7 +179,8 @@ AgentConnection::Got AgentConnection::receive(AgentFrameBody &frame) {
       const std::size_t have = received_ - kHeaderSize;
       incoming_.bytes.resize(incoming_.header.length);
       if (have == incoming_.header.length) {
-        frame = std::exchange(incoming_, AgentFrameBody{});
+        AgentFrameBody{}.swap(frame);
+        frame.swap(incoming_);
         received_ = 0;
         return Got::frame;
       }

@@ -15,8 +15,13 @@ namespace inlay::shim {
 struct AgentFrameBody {
   identity::AgentHeader header;
   std::vector<std::uint8_t> bytes;
-  // What came along, -1 for nothing: its owner closes it.
-  int fd = -1;
+  int fd = -1;  // what came along, an own descriptor; -1 for nothing
+
+  AgentFrameBody() = default;
+  ~AgentFrameBody();
+  AgentFrameBody(const AgentFrameBody &) = delete;
+  AgentFrameBody &operator=(const AgentFrameBody &) = delete;
+  void swap(AgentFrameBody &other) noexcept;
 };
 
 class AgentConnection {

@@ -65,9 +65,7 @@ tl::expected<AgentGreeting, std::string> greet_agent(const std::string &socket) 
       case AgentConnection::Got::gone:
         return trouble("the agent has gone");
       case AgentConnection::Got::frame: {
-        auto greeting = understand(frame);
-        if (frame.fd >= 0) kernel::close(frame.fd);
-        return greeting;
+        return understand(frame);
       }
       case AgentConnection::Got::nothing:
         if (!wait(connection, until)) return trouble("the agent does not answer");

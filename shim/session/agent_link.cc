@@ -31,7 +31,7 @@ using identity::AgentFrame;
 using policy::Reason;
 
 constexpr std::int64_t kRetryFirstNs = 20'000'000;  // after losing the agent: back-off
-constexpr std::int64_t kRetryLastNs = 1'000'000'000;
+constexpr std::int64_t kRetryLastNs = 200'000'000;
 constexpr std::int64_t kAskAgainNs = 1'000'000'000;  // after a refusal, and for a policy
 
 struct Link {
@@ -64,18 +64,18 @@ void lose(Link &link, std::string trouble) {
   link.connection.close();
   link.attached = false;
   link.attach_request = 0;
-  link.trouble = link.socket + ": " + std::move(trouble);
   link.retry_after_ns = std::clamp(link.retry_after_ns * 2, kRetryFirstNs, kRetryLastNs);
   link.retry_at_ns = monotonic_ns() + link.retry_after_ns;
   for (auto &[request, task] : link.signatures) task->signature_request = 0;
   link.signatures.clear();
+  link.trouble = link.socket + ": " + std::move(trouble);  // may throw
 }
 
 // Sends what there is to send, and has the helper woken by what comes.
 void arm(Link &link) {
   if (!link.connection.flush()) return lose(link, "the agent has gone");
   epoll_event event{};
-  event.events = EPOLLIN | (link.connection.wants_write() ? EPOLLOUT : 0u);
+  event.events = EPOLLIN | EPOLLONESHOT | (link.connection.wants_write() ? EPOLLOUT : 0u);
   event.data.ptr = agent_link_tag();
   const int fd = link.connection.fd();
   if (kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event)) ==
@@ -106,11 +106,11 @@ void pursue(Link &link) {
 Link &link_to(const std::string &socket) {
   if (g_link != nullptr && g_link->socket != socket) {
     for (auto &[request, task] : g_link->signatures) task->signature_request = 0;
-    delete std::exchange(g_link, nullptr);
   }
-  if (g_link == nullptr) {
-    g_link = new Link;
-    g_link->socket = socket;
+  if (g_link == nullptr || g_link->socket != socket) {
+    auto made = std::make_unique<Link>();
+    made->socket = socket;
+    delete std::exchange(g_link, made.release());
   }
   return *g_link;
 }
@@ -118,6 +118,7 @@ Link &link_to(const std::string &socket) {
 void send_signature_request(Link &link, Task &task) {
   const tls::SignatureRequest &wanted = task.handshake->signature_request();
   const std::size_t fixed = identity::kSignaturePadding + sizeof identity::kServerContext;
+  if (wanted.input.size() < fixed) return;
   identity::SignRequest request;
   request.key = task.key;
   request.scheme = wanted.scheme;
@@ -134,7 +135,8 @@ void answered(Link &link) {
   link.trouble.clear();
   for (Task *task = g_helper.tasks; task != nullptr; task = task->next) {
     if (waits_for_identity(*task)) notify_helper(*task->slot);
-    if (task->wants_signature && !task->signature && task->signature_request == 0) {
+    if (task->handshake != nullptr && task->wants_signature && !task->signature &&
+        task->signature_request == 0) {
       send_signature_request(link, *task);
     }
   }
@@ -160,7 +162,7 @@ void adopt_policy(const std::string &block) {
 
 void adopt(Link &link, const identity::AgentSnapshot &snapshot,
            const identity::SnapshotAnswer &answer) {
-  link.known = answer;
+  link.known = {};  // until it is taken in
   link.credentials.reset();
   link.reason = Reason::agent_refused;
   adopt_policy(snapshot.policy);
@@ -169,6 +171,7 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   auto material = material_of(snapshot, link.accepts_stale_crls);
   if (!material) {
     link.why = material.error();
+    link.known = answer;
     return log_trouble(link.reason, link.why);
   }
   auto credentials =
@@ -182,6 +185,7 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   note_news();
   link.reason = Reason::none;
   link.why.clear();
+  link.known = answer;
   const std::string &id = link.credentials->material().svid.id.uri();
   boot::log_own_id(id);
   note_own_id(id);
@@ -236,6 +240,7 @@ void take_frame(Link &link, AgentFrameBody &frame) {
     case AgentFrame::snapshot:
       return take_snapshot(link, frame);
     case AgentFrame::unchanged:
+      if (frame.header.request != link.attach_request) return;
       link.attached = true;
       link.retry_after_ns = 0;
       return answered(link);
@@ -249,23 +254,27 @@ void take_frame(Link &link, AgentFrameBody &frame) {
 }
 
 void take_all(Link &link) {
-  for (;;) {
+  constexpr int kMostFrames = 64;  // fork waits for the helper's lock
+  for (int frames = 0; frames < kMostFrames; ++frames) {
     AgentFrameBody frame;
     switch (link.connection.receive(frame)) {
       case AgentConnection::Got::nothing:
         return arm(link);
-      case AgentConnection::Got::gone:
+      case AgentConnection::Got::gone: {
+        const bool served = link.attached;
         lose(link, "the agent has gone");
-        // Its successor listens already where the socket outlives the agent.
-        link.retry_at_ns = 0;
+        // Its successor listens already where the socket outlives the agent. One that has not
+        // answered is given time, or this would go round and round.
+        if (served) link.retry_at_ns = 0;
         return;
+      }
       case AgentConnection::Got::frame:
         take_frame(link, frame);
-        if (frame.fd >= 0) kernel::close(frame.fd);
         break;
     }
     if (!link.connection.is_open()) return;
   }
+  arm(link);  // there may be more
 }
 
 bool somebody_waits() noexcept {
@@ -284,6 +293,7 @@ OwnIdentity agent_identity(const std::string &socket) {
   if (policy != nullptr && policy->identity.accept_stale_crl != link.accepts_stale_crls) {
     link.known = {};
     link.attached = false;
+    link.attach_request = 0;  // its answer is about the old setting
     link.accepts_stale_crls = policy->identity.accept_stale_crl;
   }
   pursue(link);
@@ -312,7 +322,8 @@ void forget_signature(Task &task) noexcept {
 }
 
 std::string agent_trouble() {
-  if (g_link == nullptr || g_link->attached) return {};
+  if (g_link == nullptr) return {};
+  if (g_link->attached) return g_link->socket + ": the agent does not answer";
   return g_link->trouble.empty() ? g_link->socket + ": no answer yet" : g_link->trouble;
 }
 
@@ -321,9 +332,8 @@ void attend_agent_link() noexcept {
   try {
     take_all(*g_link);
   } catch (...) {  // no memory for a frame: its end is not known any more
-    g_link->connection.close();
-    g_link->attached = false;
-    g_link->attach_request = 0;
+    close_agent_link();
+    g_link->retry_at_ns = monotonic_ns() + kRetryLastNs;
   }
 }
 

@@ -28,7 +28,7 @@ void ask_for_signature(Task &task);
 // The task goes away.
 void forget_signature(Task &task) noexcept;
 
-// Why nothing comes from the agent at the moment; "" when it is attached.
+// Why nothing comes from the agent at the moment.
 std::string agent_trouble();
 
 // The link's descriptor has something.

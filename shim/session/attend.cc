@@ -120,6 +120,10 @@ void bound_half_open(Task &newest) noexcept {
   }
   fail_closed(slot, static_cast<int>(local(slot).descriptor) - 1, policy::Reason::half_open_limit);
   // Its task ends when its turn comes; its memory goes now, or a burst of newer ones would take theirs first.
+  forget_signature(oldest);
+  oldest.signature_request = 0;
+  oldest.wants_signature = false;
+  oldest.agent_since_ns = 0;
   oldest.handshake.reset();
   notify_helper(slot);
 }

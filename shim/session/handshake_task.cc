@@ -324,7 +324,13 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
 
 bool deadline_passed(Slot &slot, int fd, Task &task) noexcept {
   if (task.agent_since_ns != 0) {
-    fail_closed(slot, fd, Reason::agent_unavailable, agent_trouble());
+    std::string why;
+    try {
+      why = agent_trouble();
+    } catch (...) {
+      // Out of memory: without words.
+    }
+    fail_closed(slot, fd, Reason::agent_unavailable, why);
     return true;
   }
   if (task.first_byte_ns == 0 && !local(slot).hidden) {

@@ -18,6 +18,7 @@ void Local::reset() noexcept {
   flush_length = 0;
   task = nullptr;
   policy = nullptr;
+  trust = 0;
   descriptor = 0;
   for (std::atomic<std::uint32_t> &watch : watches) watch.store(0, std::memory_order_relaxed);
   acceptor = 0;

@@ -33,6 +33,7 @@ struct Local {
   // Guarded by the slot's life_lock.
   Task *task = nullptr;                 // the helper's work on this session
   const policy::Policy *policy = nullptr;  // what decided, for judging the peer
+  std::uint32_t trust = 0;  // what its peer's identity was judged by last (policy_watch.cc); 0 = nothing
   std::uint32_t descriptor = 0;         // a number of this process that names it, plus one
   std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
   std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then

@@ -1,10 +1,10 @@
 #include "shim/session/policy_watch.h"
 
+#include <sys/syscall.h>
+
 #include <cstring>
 #include <memory>
 #include <utility>
-
-#include <sys/syscall.h>
 
 #include "identity/spiffe_id.h"
 #include "shim/arena/arena.h"
@@ -30,6 +30,7 @@ std::int64_t g_looked_ns = 0;
 std::int64_t g_walked_ns = 0;
 const Policy *g_judged_by = nullptr;
 std::shared_ptr<const tls::Credentials> *g_trusted = nullptr;  // of the last walk; never destroyed
+std::uint32_t g_trust = 0;  // counts what *g_trusted was; never 0 then
 bool g_open = false;
 bool g_news = false;
 
@@ -62,12 +63,14 @@ Reason judge_trust(const Slot &slot, const identity::BundleSet &bundles) {
 
 void judge_trust_again(Slot &slot, const tls::Credentials &trusted) {
   Locked life(slot.life_lock);
-  const int fd = static_cast<int>(local(slot).descriptor) - 1;
-  if (life.reentered() || fd < 0 ||
+  Local &mine = local(slot);
+  const int fd = static_cast<int>(mine.descriptor) - 1;
+  if (life.reentered() || fd < 0 || mine.trust == g_trust ||
       slot.state.load(std::memory_order_acquire) != State::established) {
     return;
   }
   const Reason verdict = judge_trust(slot, trusted.material().bundles);
+  mine.trust = g_trust;  // a handshake under way meanwhile went by what was trusted when it began
   if (verdict != Reason::allowed) fail_closed(slot, fd, verdict);
 }
 
@@ -97,15 +100,18 @@ void judge_again(Slot &slot, const Policy &policy) {
   Reason verdict = judge(slot, policy, decision);
   slot.rule = decision.rule;
   mine.policy = &policy;
-  if (verdict != Reason::allowed) fail_closed(slot, fd, Reason::policy_changed, policy::name(verdict));
+  if (verdict != Reason::allowed)
+    fail_closed(slot, fd, Reason::policy_changed, policy::name(verdict));
 }
 
-// What peers are judged by, when that is another than at the last walk.
-const tls::Credentials *newly_trusted() noexcept try {
-  auto trusted = trusted_now();
+// What peers are judged by now; null when that is not known.
+const tls::Credentials *trusted() noexcept try {
+  auto now = trusted_now();
   if (g_trusted == nullptr) g_trusted = new std::shared_ptr<const tls::Credentials>;
-  if (trusted == nullptr || trusted == *g_trusted) return nullptr;
-  *g_trusted = std::move(trusted);
+  if (now != nullptr && now != *g_trusted) {
+    *g_trusted = std::move(now);
+    if (++g_trust == 0) ++g_trust;
+  }
   return g_trusted->get();
 } catch (...) {
   return nullptr;
@@ -122,12 +128,12 @@ bool watch_policy() noexcept {
     boot::refresh_policy();
   }
   const Policy *policy = current_policy();
-  // One walk over the slots a second, unless the policy changed or the agent said something: the helper
-  // wakes far more often.
+  // One walk over the slots a second, unless the policy changed or the agent said something: the
+  // helper wakes far more often.
   const bool news = std::exchange(g_news, false);
   if (g_open && !news && policy == g_judged_by && now - g_walked_ns < kLookEveryNs) return true;
   const bool distrust = g_open && policy != nullptr && !policy->defaults.keep_distrusted;
-  const tls::Credentials *distrusting = distrust ? newly_trusted() : nullptr;
+  const tls::Credentials *distrusting = distrust ? trusted() : nullptr;
   g_walked_ns = now;
   g_judged_by = policy;
   bool open = false;
@@ -135,7 +141,11 @@ bool watch_policy() noexcept {
     State state = slot.state.load(std::memory_order_acquire);
     if (local(slot).descriptor == 0 || state == State::free || state == State::failed) return;
     open = true;
-    if (distrusting != nullptr) judge_trust_again(slot, *distrusting);
+    try {
+      if (distrusting != nullptr) judge_trust_again(slot, *distrusting);
+    } catch (...) {
+      // Out of memory: the next walk tries again.
+    }
     if (policy == nullptr || state != State::established || local(slot).policy == policy) return;
     try {
       judge_again(slot, *policy);

@@ -1,6 +1,7 @@
 #include "shim/session/runtime.h"
 
 #include <cstring>
+#include <utility>
 #include <ctime>
 
 #include "identity/file_source.h"
@@ -91,7 +92,10 @@ OwnIdentity current_identity() noexcept {
       own.reason = policy::Reason::policy_unreadable;
       return own;
     }
-    if (!policy->identity.agent.empty()) return agent_identity(policy->identity.agent);
+    if (!policy->identity.agent.empty()) {
+      delete std::exchange(g_identity, nullptr);  // and with it a key from files
+      return agent_identity(policy->identity.agent);
+    }
     if (g_identity == nullptr || g_identity_policy->identity != policy->identity) {
       delete g_identity;
       g_identity = nullptr;

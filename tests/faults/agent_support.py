@@ -180,6 +180,8 @@ class Client:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(PATIENCE)
             self.socket.connect(str(agent.socket))
+        # The kernel's O_NONBLOCK is whoever's else has the connection too.
+        self.socket.settimeout(PATIENCE)
         self.request = 0
 
     def send(self, frame, body=b""):

@@ -139,6 +139,7 @@ class Oracle(Hostile):
         def work():
             client, snapshot = attached(self.agent)
             os.set_inheritable(client.socket.fileno(), True)
+            client.socket.settimeout(None)  # the other program reads without waiting for it first
             program = ("import os,sys\nfd=int(sys.argv[1])\nos.write(fd, bytes.fromhex(sys.argv[2]))\n"
                        "print(os.read(fd, 4096).hex())")
             data = sign_request(snapshot.key, verify_input())

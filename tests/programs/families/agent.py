@@ -173,7 +173,7 @@ def open_sessions_outlive_the_agent_and_new_ones_find_the_next(ctx):
 
 @case("agent/T63-gone")
 def without_the_agent_new_handshakes_fail_closed_with_the_reason(ctx):
-    agent = Agent(ctx, timeout="500ms")
+    agent = Agent(ctx, timeout="1s")
     server = agent.redis()
     # Its own client's process lives on: a reconnecting program.
     script = ctx.folder / "commands"
