@@ -8,6 +8,7 @@ Each compares exit status, stdout and stderr with a run of the same command with
 import os
 import pty
 import select
+import signal
 
 from harness import registry
 from harness.context import PYTHON, SCRIPTS
@@ -184,6 +185,9 @@ class Terminal:
         self._said = b""
         if self.pid == 0:
             try:
+                # A shell cannot give its jobs back what was ignored when it started.
+                for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
+                    signal.signal(number, signal.SIG_DFL)
                 os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-i"],
                           {**ctx.env, "PS1": "ready> ", "TERM": "dumb"})
             finally:
