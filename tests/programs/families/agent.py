@@ -17,11 +17,11 @@ SERVER, CLIENT, BENCHMARK = "/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr
 class Agent:
     """An agent of this case's own, with entries for redis and its clients."""
 
-    def __init__(self, ctx, source="authority", timeout="30s"):
+    def __init__(self, ctx, source="authority", timeout="30s", upstream=None):
         self.ctx = ctx
         self.port = ctx.port()
         self.tap = ctx.tap(self.port)
-        self.home = ctx.folder / "agent"
+        self.home = ctx.folder / ("agent" if upstream is None else "agent-below")
         self.home.mkdir(mode=0o755)
         self.socket = self.home / "agent.sock"
         self.address = f"unix://{self.socket}"
@@ -32,7 +32,9 @@ class Agent:
                     f'mode = "strict"\nallow = ["{ctx.spiffe_id("client")}"]')
         self.policy("client", f'[[outbound]]\nname = "to the service"\nto = "127.0.0.1"\n'
                     f'port = {self.tap.port}\nmode = "strict"\nexpect = ["{ctx.spiffe_id("server")}"]')
-        if source == "authority":
+        if upstream is not None:
+            where = f'workload_api = "{upstream.address}"\n'
+        elif source == "authority":
             where = f'authority = "{ctx.folder}/authority"\n'
         else:
             where = "".join(f'[[source.svid]]\nsvid = "{svid}/svid.pem"\nkey = "{svid}/key.pem"\n'
@@ -40,7 +42,8 @@ class Agent:
                             for svid in (self.server_svid, self.client_svid))
         entries = "".join(
             f'[[entry]]\nid = "{ctx.spiffe_id(who)}"\npolicy = "{who}.toml"\nexecutable = "{executable}"\n'
-            for who, executable in (("server", SERVER), ("client", CLIENT), ("client", BENCHMARK)))
+            for who, executable in (("server", SERVER), ("client", CLIENT), ("client", BENCHMARK),
+                                    ("server", ctx.build / "identity" / "agent" / "inlay-agent")))
         self.config.write_text(f'trust_domain = "{ctx.trust_domain}"\nsocket = "{self.socket}"\n'
                                f'[source]\n{where}{entries}')
         self.process = None
@@ -82,6 +85,14 @@ class Agent:
         done = subprocess.run([self.ctx.inlay_command, "status", "--json", "--agent", self.address],
                               check=False, env=self.ctx.env, capture_output=True)
         return json.loads(done.stdout)
+
+
+    def rotations(self, id_):
+        """How often its SVID was replaced, once it has one; None before."""
+        for identity in self.status()["identities"]:
+            if identity["spiffe_id"] == self.ctx.spiffe_id(id_):
+                return identity["rotations"] if identity["ready"] else None
+        return None
 
 
 def serial(svid):
@@ -189,6 +200,46 @@ def without_the_agent_new_handshakes_fail_closed_with_the_reason(ctx):
     agent.start()
     again = ctx.start("redis-cli", [CLIENT, "-h", "127.0.0.1", "-p", agent.tap.port, "PING"], client)
     assert ctx.succeed(again) == b"PONG\n"
+    ctx.check_wire()
+
+
+@case("agent/below-another")
+def an_agent_gets_its_svids_from_another_one(ctx):
+    above = Agent(ctx, source="files")
+    below = Agent(ctx, upstream=above)
+    until(lambda: below.rotations("server") is not None, "the first SVID")
+    below.redis()
+    client = ctx.config("client", outbound=[{
+        "name": "to the service", "to": ["127.0.0.1"], "port": below.tap.port, "mode": "strict",
+        "expect": [ctx.spiffe_id("server")]}])
+
+    def cli(*words, **options):
+        return ctx.start("redis-cli", [CLIENT, "-h", "127.0.0.1", "-p", below.tap.port, *words], client, **options)
+
+    session = cli(stdin=subprocess.PIPE)
+
+    def ask_open(word):
+        session.input.write(b"PING %b\n" % word)
+        session.input.flush()
+        until(lambda: session.stdout.endswith(word + b"\n"), f"the open session's {word}")
+
+    def rotate_above():
+        before = below.rotations("server")
+        ctx.checked([ctx.inlay_command, "ca", "issue", "--dir", ctx.folder / "authority", "--id",
+                     ctx.spiffe_id("server"), "--out", above.server_svid])
+        until(lambda: below.rotations("server") > before, "the new SVID to come through")
+
+    assert ctx.succeed(cli("SET", "secret", ctx.canary.decode())) == b"OK\n"
+    ask_open(b"one")
+    rotate_above()
+    assert ctx.succeed(cli("PING", "two")) == b"two\n"
+    ask_open(b"three")
+    above.kill()  # what it gave stays good
+    assert ctx.succeed(cli("PING", "four")) == b"four\n"
+    above.start()
+    rotate_above()
+    assert ctx.succeed(cli("PING", "five")) == b"five\n"
+    ask_open(b"six")
     ctx.check_wire()
 
 
