@@ -43,6 +43,8 @@ struct Link {
   std::int64_t retry_after_ns = 0;   // the back-off
   std::string trouble;               // why there is no answer
   identity::SnapshotAnswer known;    // of what follows
+  std::shared_ptr<const identity::BundleSet>
+      bundles;  // the agent's last, whether or not it has an SVID
   std::shared_ptr<const tls::Credentials> credentials;
   std::array<std::uint8_t, 32> key{};
   Reason reason = Reason::none;  // why there are none though the agent has answered
@@ -168,20 +170,27 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   adopt_policy(snapshot.policy);
   const policy::Policy *policy = boot::policy();
   link.accepts_stale_crls = policy != nullptr && policy->identity.accept_stale_crl;
-  auto material = material_of(snapshot, link.accepts_stale_crls);
-  if (!material) {
-    link.why = material.error();
+  auto bundles = bundles_of(snapshot, link.accepts_stale_crls);
+  auto svid = svid_of(snapshot);
+  if (bundles && !svid) {  // what it trusts still counts for open sessions
+    link.bundles = std::make_shared<const identity::BundleSet>(*std::move(bundles));
+    note_news();
+  }
+  if (!bundles || !svid) {
+    link.why = svid ? bundles.error() : svid.error();
     link.known = answer;
     return log_trouble(link.reason, link.why);
   }
-  auto credentials =
-      tls::Credentials::make(std::make_shared<const identity::Material>(*std::move(material)));
+  auto material =
+      std::make_shared<const identity::Material>(*std::move(svid), *std::move(bundles), 0u);
+  auto credentials = tls::Credentials::make(material);
   if (!credentials) {
     link.why = credentials.error();
     return log_trouble(link.reason, link.why);
   }
   link.key = identity::public_key_digest((*credentials)->material().svid.chain.front().get());
   link.credentials = *std::move(credentials);
+  link.bundles = {material, &material->bundles};
   note_news();
   link.reason = Reason::none;
   link.why.clear();
@@ -298,6 +307,7 @@ OwnIdentity agent_identity(const std::string &socket) {
   }
   pursue(link);
   OwnIdentity identity;
+  identity.bundles = link.bundles;
   // An agent that was started again has other keys: what is known counts once it has confirmed it.
   if (link.attached && link.credentials != nullptr) {
     identity.credentials = link.credentials;

@@ -13,13 +13,17 @@ tl::unexpected<std::string> error(std::string message) {
 
 }  // namespace
 
-tl::expected<identity::Material, std::string> material_of(const identity::AgentSnapshot &snapshot,
-                                                          bool accept_stale_crls) {
+tl::expected<identity::X509Svid, std::string> svid_of(const identity::AgentSnapshot &snapshot) {
   if (snapshot.svid.empty()) return error(snapshot.why_no_svid);
   auto svid = identity::parse_svid_without_key(snapshot.svid);
   if (!svid) return error("the agent's SVID: " + svid.error().message);
   svid->key = tls::make_remote_key(X509_get0_pubkey(svid->chain.front().get()));
   if (svid->key == nullptr) return error("the agent's SVID: a key that cannot be used");
+  return *std::move(svid);
+}
+
+tl::expected<identity::BundleSet, std::string> bundles_of(const identity::AgentSnapshot &snapshot,
+                                                          bool accept_stale_crls) {
   identity::BundleSet bundles;
   for (const auto &[trust_domain, authorities] : snapshot.bundles) {
     identity::Bundle &bundle = bundles[trust_domain];
@@ -38,7 +42,7 @@ tl::expected<identity::Material, std::string> material_of(const identity::AgentS
     // Of an authority that has left the bundles meanwhile: nobody verifies by it any more.
     for (const identity::Crl &crl : *crls) identity::add_crl(crl, bundles, accept_stale_crls);
   }
-  return identity::Material{*std::move(svid), std::move(bundles), 0};
+  return bundles;
 }
 
 }  // namespace inlay::shim

@@ -29,7 +29,8 @@ std::int64_t g_looked_ns = 0;
 // Of the last walk over the slots.
 std::int64_t g_walked_ns = 0;
 const Policy *g_judged_by = nullptr;
-std::shared_ptr<const tls::Credentials> *g_trusted = nullptr;  // of the last walk; never destroyed
+std::shared_ptr<const identity::BundleSet> *g_trusted =
+    nullptr;                // of the last walk; never destroyed
 std::uint32_t g_trust = 0;  // counts what *g_trusted was; never 0 then
 bool g_open = false;
 bool g_news = false;
@@ -61,7 +62,7 @@ Reason judge_trust(const Slot &slot, const identity::BundleSet &bundles) {
                                                   : Reason::authority_removed;
 }
 
-void judge_trust_again(Slot &slot, const tls::Credentials &trusted) {
+void judge_trust_again(Slot &slot, const identity::BundleSet &trusted) {
   Locked life(slot.life_lock);
   Local &mine = local(slot);
   const int fd = static_cast<int>(mine.descriptor) - 1;
@@ -69,7 +70,7 @@ void judge_trust_again(Slot &slot, const tls::Credentials &trusted) {
       slot.state.load(std::memory_order_acquire) != State::established) {
     return;
   }
-  const Reason verdict = judge_trust(slot, trusted.material().bundles);
+  const Reason verdict = judge_trust(slot, trusted);
   mine.trust = g_trust;  // a handshake under way meanwhile went by what was trusted when it began
   if (verdict != Reason::allowed) fail_closed(slot, fd, verdict);
 }
@@ -105,9 +106,9 @@ void judge_again(Slot &slot, const Policy &policy) {
 }
 
 // What peers are judged by now; null when that is not known.
-const tls::Credentials *trusted() noexcept try {
+const identity::BundleSet *trusted() noexcept try {
   auto now = trusted_now();
-  if (g_trusted == nullptr) g_trusted = new std::shared_ptr<const tls::Credentials>;
+  if (g_trusted == nullptr) g_trusted = new std::shared_ptr<const identity::BundleSet>;
   if (now != nullptr && now != *g_trusted) {
     *g_trusted = std::move(now);
     if (++g_trust == 0) ++g_trust;
@@ -133,7 +134,7 @@ bool watch_policy() noexcept {
   const bool news = std::exchange(g_news, false);
   if (g_open && !news && policy == g_judged_by && now - g_walked_ns < kLookEveryNs) return true;
   const bool distrust = g_open && policy != nullptr && !policy->defaults.keep_distrusted;
-  const tls::Credentials *distrusting = distrust ? trusted() : nullptr;
+  const identity::BundleSet *distrusting = distrust ? trusted() : nullptr;
   g_walked_ns = now;
   g_judged_by = policy;
   bool open = false;

@@ -1,8 +1,8 @@
 #include "shim/session/runtime.h"
 
 #include <cstring>
-#include <utility>
 #include <ctime>
+#include <utility>
 
 #include "identity/file_source.h"
 #include "shim/arena/arena.h"
@@ -105,14 +105,16 @@ OwnIdentity current_identity() noexcept {
     refresh(*g_identity);
     own.why = g_identity->error;
     own.credentials = g_identity->credentials;
+    if (own.credentials != nullptr)
+      own.bundles = {own.credentials, &own.credentials->material().bundles};
   } catch (...) {
     own.reason = policy::Reason::out_of_resources;
   }
   return own;
 }
 
-std::shared_ptr<const tls::Credentials> trusted_now() noexcept {
-  return current_identity().credentials;
+std::shared_ptr<const identity::BundleSet> trusted_now() noexcept {
+  return current_identity().bundles;
 }
 
 }  // namespace inlay::shim

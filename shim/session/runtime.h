@@ -15,6 +15,8 @@ namespace inlay::shim {
 struct OwnIdentity {
   std::shared_ptr<const tls::Credentials> credentials;
   std::array<std::uint8_t, 32> key{};  // what the agent signs with; of credentials from an agent
+  // What peers of open sessions are judged by; it may be there without credentials.
+  std::shared_ptr<const identity::BundleSet> bundles;
   // Without credentials: the agent has been asked (agent_link.h), or why there are none.
   bool pending = false;
   policy::Reason reason = policy::Reason::none;
@@ -25,16 +27,15 @@ struct OwnIdentity {
 // every connection fails closed. Lock-free; the result stays valid for the life of the process.
 const policy::Policy *current_policy() noexcept;
 
-// At start, with one thread: reads the identity's files while the process still can. Programs chroot
-// and drop their user before their first connection.
+// At start, with one thread: reads the identity's files while the process still can. Programs
+// chroot and drop their user before their first connection.
 void remember_identity() noexcept;
 
 // What handshakes use now. The helper thread only. Looks for replaced files at most once a second.
 OwnIdentity current_identity() noexcept;
 
-// The identity that handshakes use, looked at anew: what open sessions' peers are judged by. Null before
-// there is one. The helper thread only.
-std::shared_ptr<const tls::Credentials> trusted_now() noexcept;
+// The bundles now in force, looked at anew. Null before there are any. The helper thread only.
+std::shared_ptr<const identity::BundleSet> trusted_now() noexcept;
 
 // Outbound decision for `remote`, with what the process resolved and who calls.
 policy::Decision decide_outbound(const policy::Policy &policy, const policy::Endpoint &remote,

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Peers that are trusted no more: revoked certificates, authorities that leave a bundle."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -8,7 +9,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from support import FOLDER, GREETING, ClientVictim, ServerVictim, checked, issue, until
+from agent_support import Agent
+from support import FOLDER, GREETING, INLAY, TRUST_DOMAIN, ClientVictim, ServerVictim, checked, issue, until
 
 
 def replace(path, data):
@@ -121,6 +123,46 @@ class Revocation(unittest.TestCase):
         port = opened["remote"].rpartition(":")[2]
         self.assertFalse([event for event in server.events() if event["event"] == "cut" and
                           event["remote"].endswith(":" + port)])
+
+    def test_a_list_cuts_open_sessions_of_a_process_whose_own_svid_ended(self):
+        replace(self.crl, make_crl())
+        agent = Agent(start=False)
+        self.addCleanup(agent.close)
+        agent.config.write_text(f"""trust_domain = "{TRUST_DOMAIN}"
+socket = "{agent.socket}"
+[source]
+crl = ["{self.crl}"]
+[[source.svid]]
+svid = "{self.server_svid}/svid.pem"
+key = "{self.server_svid}/key.pem"
+bundle = "{self.server_svid}/bundle.pem"
+[log]
+file = "{agent.log}"
+[[entry]]
+id = "spiffe://{TRUST_DOMAIN}/server"
+uid = {os.getuid()}
+""")
+        self.addCleanup(issue, "server")
+        for lifetime in ("5s", "20s", "60s"):  # long enough for one session
+            issue("server", "--ttl", lifetime)
+            agent.start()
+            server, client = ServerVictim(self.server_svid, agent=agent.socket), self.client()
+            client.tell(port=server.port, tell=True)
+            opened = until(lambda: next(iter(server.events()), None), "a session, or its refusal")
+            if opened["event"] == "accepted":
+                break
+            agent.stop()
+
+        def ready():
+            done = subprocess.run([str(INLAY), "status", "--json", "--agent", f"unix://{agent.socket}"],
+                                  capture_output=True)
+            return json.loads(done.stdout)["ready"]
+
+        client.line()
+        until(lambda: not ready(), "the server's own SVID to end")
+        replace(self.crl, make_crl(self.client_svid))
+        self.assertEqual(server.reason(opened["remote"].rpartition(":")[2]), "certificate-revoked")
+        self.assertEqual(client.line()["end"], "ECONNRESET")
 
 
 if __name__ == "__main__":

@@ -72,13 +72,15 @@ def issue(path, *options, authority="authority"):
 
 
 def config_text(svid, *, allow=("client", "server"), identity="", defaults="", inbound="", outbound="",
-                log=None):
+                log=None, agent=None):
+    """With an agent's socket instead of files."""
     allowed = json.dumps([f"spiffe://{TRUST_DOMAIN}/{path}" for path in allow])
+    source = f'agent = "unix://{agent}"' if agent else f"""svid = "{svid}/svid.pem"
+key = "{svid}/key.pem"
+bundle = "{svid}/bundle.pem\""""
     text = f"""trust_domain = "{TRUST_DOMAIN}"
 [identity]
-svid = "{svid}/svid.pem"
-key = "{svid}/key.pem"
-bundle = "{svid}/bundle.pem"
+{source}
 {identity}
 [defaults]
 inbound = "deny"
