@@ -42,14 +42,17 @@ namespace inlay::shim::boot {
 constinit std::atomic<Level> g_level{Level::unbound};
 
 void before_fork() noexcept {
+  streams_before_fork();
   session_before_fork();
   heap_before_fork();
 }
 void after_fork_parent() noexcept {
   heap_after_fork();
   session_after_fork_parent();
+  streams_after_fork_parent();
 }
 void after_fork_child() noexcept {
+  streams_after_fork_child();
   heap_after_fork();
   session_after_fork_child();
 }

@@ -1,10 +1,12 @@
 #include "shim/boot/plain_streams.h"
 
 #include <stdio_ext.h>
+#include <sys/single_threaded.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "shim/arena/descriptors.h"
 #include "shim/arena/process.h"
@@ -14,6 +16,7 @@
 extern "C" {
 void _IO_list_lock(void);
 void _IO_list_unlock(void);
+void _IO_list_resetlock(void);
 FILE *_IO_iter_begin(void);
 FILE *_IO_iter_end(void);
 FILE *_IO_iter_next(FILE *);
@@ -143,6 +146,25 @@ void fail_unflushed_streams() noexcept {
   for_each_stream([](FILE *stream) {
     if (withdrawn_number(stream) >= 0 && __fpending(stream) > 0) stream->_flags |= kErrorSeen;
   });
+}
+
+namespace {
+bool g_held_for_fork = false;  // by the forking thread, which alone looks at it
+}  // namespace
+
+void streams_before_fork() noexcept {
+  if (__libc_single_threaded) return;
+  _IO_list_lock();
+  g_held_for_fork = true;
+}
+
+void streams_after_fork_parent() noexcept {
+  if (!std::exchange(g_held_for_fork, false)) return;
+  _IO_list_unlock();
+}
+
+void streams_after_fork_child() noexcept {
+  if (std::exchange(g_held_for_fork, false)) _IO_list_resetlock();
 }
 
 }  // namespace inlay::shim::boot

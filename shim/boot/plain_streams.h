@@ -47,4 +47,10 @@ bool a_stream_failed(int fd) noexcept;
 // At exit, when the C library flushes every stream: what one without its number holds is lost.
 void fail_unflushed_streams() noexcept;
 
+// fork() takes the list's lock, behind inlay's handlers. Whoever waits on a connection with it, in
+// fflush(NULL), waits for the helper: inlay's locks come after it.
+void streams_before_fork() noexcept;
+void streams_after_fork_parent() noexcept;
+void streams_after_fork_child() noexcept;
+
 }  // namespace inlay::shim::boot

@@ -228,7 +228,11 @@ void flush_socket_streams() noexcept {
   for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
        entry = entry->next) {
     FILE *file = entry->file.load(std::memory_order_acquire);
-    if (file != nullptr) std::fflush(file);
+    if (file == nullptr) continue;
+    // As the C library ends: a thread that waits in a call on the stream has its lock for good.
+    bool locked = ftrylockfile(file) == 0;
+    if (locked || __fpending(file) > 0) fflush_unlocked(file);
+    if (locked) funlockfile(file);
   }
 }
 

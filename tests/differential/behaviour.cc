@@ -170,11 +170,14 @@ void await_asleep(const std::atomic<int> &thread) {
   char path[64];
   std::snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread.load());
   for (int asleep = 0; asleep < 10;) {  // in one call, not on its way there
-    FILE *stat = std::fopen(path, "r");
-    if (stat == nullptr) return;
+    int stat = open(path, O_RDONLY | O_CLOEXEC);  // no stream: another thread may hold their locks
+    if (stat < 0) return;
+    char line[64] = {};
     char state = 0;
-    if (std::fscanf(stat, "%*d (%*[^)]) %c", &state) != 1) state = 0;
-    std::fclose(stat);
+    if (read(stat, line, sizeof line - 1) <= 0 || std::sscanf(line, "%*d (%*[^)]) %c", &state) != 1) {
+      state = 0;
+    }
+    close(stat);
     asleep = state == 'S' ? asleep + 1 : 0;
     poll(nullptr, 0, 1);
   }
