@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstddef>
 #include <cstring>
 
 namespace inlay::policy {
@@ -70,7 +71,8 @@ std::optional<Endpoint> Endpoint::from_sockaddr(const sockaddr *address,
   // Copied out field by field: the program's pointer may be of any alignment.
   if (address == nullptr || length < sizeof(sa_family_t)) return std::nullopt;
   sa_family_t family;
-  std::memcpy(&family, &address->sa_family, sizeof family);
+  std::memcpy(&family, reinterpret_cast<const char *>(address) + offsetof(sockaddr, sa_family),
+              sizeof family);
   Endpoint out;
   if (family == AF_INET && length >= sizeof(sockaddr_in)) {
     sockaddr_in in;

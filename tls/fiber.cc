@@ -42,28 +42,32 @@ void give_stack(void *stack) noexcept {
 }  // namespace
 
 Fiber::~Fiber() {
-  if (stack_ != nullptr) give_stack(stack_);
+  if (stack_ != nullptr) end();
+}
+
+void Fiber::end() noexcept {
+  switches_.end();
+  give_stack(stack_);
+  stack_ = nullptr;
 }
 
 // makecontext() passes ints only.
 void Fiber::enter(unsigned high, unsigned low) {
   auto *self = reinterpret_cast<Fiber *>(std::uintptr_t{high} << 32 | low);
+  self->switches_.entered();
   self->function_(self->argument_);
   self->returned_ = true;
   self->suspend();  // for good
 }
 
 bool Fiber::switch_in() noexcept {
-  if (swapcontext(&outside_, &inside_) !=
-      0) {  // a seccomp filter of the program's: it cannot go on
-    give_stack(stack_);
-    stack_ = nullptr;
-    return false;
-  }
-  if (!returned_) return false;
-  give_stack(stack_);
-  stack_ = nullptr;
-  return true;
+  switches_.entering(inside_.uc_stack.ss_sp, kStackSize);
+  const bool switched = swapcontext(&outside_, &inside_) == 0;
+  switches_.left();
+  // Not even begun where a seccomp filter of the program's forbids: it cannot go on.
+  if (switched && !returned_) return false;
+  end();
+  return switched;
 }
 
 bool Fiber::run(Function function, void *argument) noexcept {
@@ -76,6 +80,7 @@ bool Fiber::run(Function function, void *argument) noexcept {
   inside_.uc_stack.ss_sp = static_cast<char *>(stack_) + kGuardSize;
   inside_.uc_stack.ss_size = kStackSize;
   inside_.uc_link = nullptr;
+  switches_.begin();
   const auto self = reinterpret_cast<std::uintptr_t>(this);
   makecontext(&inside_, reinterpret_cast<void (*)()>(enter), 2, static_cast<unsigned>(self >> 32),
               static_cast<unsigned>(self & 0xffffffff));
@@ -84,6 +89,10 @@ bool Fiber::run(Function function, void *argument) noexcept {
 
 bool Fiber::resume() noexcept { return stack_ != nullptr && switch_in(); }
 
-void Fiber::suspend() noexcept { swapcontext(&inside_, &outside_); }
+void Fiber::suspend() noexcept {
+  switches_.leaving(returned_);
+  swapcontext(&inside_, &outside_);
+  switches_.entered();
+}
 
 }  // namespace inlay::tls

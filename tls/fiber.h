@@ -7,6 +7,8 @@
 
 #include <cstddef>
 
+#include "tls/sanitizer.h"
+
 namespace inlay::tls {
 
 // Begun and resumed by one thread at a time, not always the same: what the function keeps over a
@@ -35,6 +37,7 @@ class Fiber {
  private:
   static void enter(unsigned high, unsigned low);
   bool switch_in() noexcept;
+  void end() noexcept;
 
   ucontext_t outside_{};
   ucontext_t inside_{};
@@ -42,6 +45,7 @@ class Fiber {
   Function function_ = nullptr;
   void *argument_ = nullptr;
   bool returned_ = false;
+  [[no_unique_address]] sanitizer::Switches switches_;
 };
 
 }  // namespace inlay::tls

@@ -10,10 +10,11 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include "tls/sanitizer.h"
+
 namespace inlay::shim::kernel {
 
-inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0,
-                 long f = 0) noexcept {
+inline long enter(long number, long a, long b, long c, long d, long e, long f) noexcept {
 #if defined(__x86_64__)
   long result;
   register long r10 asm("r10") = d;
@@ -40,6 +41,16 @@ inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, lo
 #else
 #error "inlay knows the system call convention of x86-64 and aarch64 only"
 #endif
+}
+
+inline char g_mappings;  // stands for the kernel's lock: addresses are taken back, then given again
+
+inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0,
+                 long f = 0) noexcept {
+  if (number == SYS_munmap) sanitizer::lets_go(&g_mappings);
+  const long result = enter(number, a, b, c, d, e, f);
+  if (number == SYS_mmap) sanitizer::takes_up(&g_mappings);
+  return result;
 }
 
 template <typename T>
