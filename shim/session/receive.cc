@@ -42,12 +42,21 @@ bool ended_by_us(Slot &slot, int error) noexcept {
 
 bool blocks(int fd) noexcept { return (kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0; }
 
+// The kernel tells an error once, and a call that has data in hand cannot: the next one is told.
+void keep_error(Slot &slot, long error) noexcept {
+  if (error != ECONNRESET && error != ETIMEDOUT && error != EPIPE) return;
+  slot.reason.store(Reason::reset_by_peer, std::memory_order_release);
+}
+
 // A call with data in hand waits for more: unlike one without it is not begun again after a signal,
 // and gives what it has when its time is up. False when it must.
 bool wait_for_more(Slot &slot, int fd, std::int64_t since) noexcept {
   std::uint8_t byte;
   if (boot::sandboxed() || slot.receive_low_water.load(std::memory_order_relaxed) > 1) {
-    return time_left(fd, SO_RCVTIMEO, since) != 0 && kernel::receive(fd, &byte, 1, MSG_PEEK) >= 0;
+    if (time_left(fd, SO_RCVTIMEO, since) == 0) return false;
+    long woken = kernel::receive(fd, &byte, 1, MSG_PEEK);
+    if (woken < 0) keep_error(slot, -woken);
+    return woken >= 0;
   }
   std::int64_t left = time_left(fd, SO_RCVTIMEO, since);
   timespec limit{left / 1'000'000'000, left % 1'000'000'000};
@@ -154,7 +163,11 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
         continue;
       }
       if (outcome.fill == Fill::error) {
-        if (sink.delivered() > 0 || ended_by_us(slot, outcome.error)) break;
+        if (ended_by_us(slot, outcome.error)) break;
+        if (sink.delivered() > 0) {
+          keep_error(slot, outcome.error);
+          break;
+        }
         if (outcome.error == ECONNRESET || outcome.error == ETIMEDOUT || outcome.error == EPIPE) {
           fail_closed(slot, call.fd, Reason::reset_by_peer);
           slot.error_taken.store(true, std::memory_order_relaxed);

@@ -129,6 +129,41 @@ Scenario reset{"closing/linger-0",
                  meet();
                }};
 
+// Two pieces and a reset are there before the call that takes the pieces: it wants more, and cannot tell
+// of the reset. 42 is room for all that two records of ten bytes are on the wire, and nothing more.
+void read_before_a_reset(int listener, std::size_t room, int low_water) {
+  int fd = take(listener);
+  note_data("hello", receive_exactly(fd, 5));
+  note("set", setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water)));
+  meet();
+  meet();  // reset
+  char bytes[100];
+  note("recv", recv(fd, bytes, room, 0));
+  note("send", send(fd, "x", 1, MSG_NOSIGNAL));
+  note("send again", send(fd, "x", 1, MSG_NOSIGNAL));
+  note("recv again", recv(fd, bytes, room, 0));
+}
+
+void send_and_reset(std::uint16_t port) {
+  int fd = dial(port);
+  send_all(fd, "hello");
+  meet();
+  int at_once = 1;
+  linger now{1, 0};
+  note("set", setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof(at_once)));
+  note("set", setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)));
+  send_all(fd, "ten bytes.");
+  send_all(fd, "ten bytes.");
+  note("close", close(fd));
+  meet();
+}
+
+Scenario reset_behind{"closing/reset-behind-data",
+                      [](int listener) { read_before_a_reset(listener, 42, 1); }, send_and_reset};
+Scenario reset_behind_low{"closing/reset-below-low-water",
+                          [](int listener) { read_before_a_reset(listener, 100, 30); },
+                          send_and_reset};
+
 Scenario unread{"closing/unread-data",
                 [](int listener) {
                   int fd = take(listener);
