@@ -20,6 +20,7 @@ using policy::Reason;
 void send_alert(Slot &slot, int fd, tls::Alert alert) noexcept {
   Locked guard(slot.send_lock);
   if (guard.reentered() || guard.owner_gone()) return;
+  if (slot.sending.close_notify_sealed) return;  // the last that is sent (RFC 8446 §6.1)
   int error = 0;
   if (queue_control(slot, tls::ContentType::alert, tls::encode(alert))) {
     push_output(slot, fd, &error);

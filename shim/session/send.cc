@@ -70,13 +70,14 @@ bool send_sealed(Slot &slot, int fd, const std::uint8_t *bytes, std::size_t leng
   return queue_append(slot, slot.sending.tail, bytes + taken, length - taken) == length - taken;
 }
 
-// A KeyUpdate of our own where the peer asked for one or the key is near its limit.
+// A KeyUpdate of our own where the peer asked for one or the key is near its limit. None after
+// close_notify, which is the last that is sent (RFC 8446 §6.1).
 bool update_key_when_due(Slot &slot) noexcept {
   Sending &tx = slot.sending;
   bool asked = slot.key_update_due.load(std::memory_order_relaxed) &&
                slot.key_update_due.exchange(false, std::memory_order_acquire);
   bool worn = tls::update_due(tx.traffic);
-  if (!asked && !worn) return true;
+  if ((!asked && !worn) || tx.close_notify_sealed) return true;
   return queue_control(slot, ContentType::handshake, tls::key_update_message(false)) &&
          tls::update(tx.traffic);
 }
