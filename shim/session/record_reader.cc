@@ -309,6 +309,7 @@ Outcome RecordReader::read_staying_record(std::size_t record) noexcept {
 Outcome RecordReader::peek_further(std::size_t first_record) noexcept {
   std::size_t at = first_record - rx_.head_length;
   std::uint64_t sequence = rx_.traffic.sequence;
+  tls::PostHandshake idle = rx_.post_handshake;
   for (std::size_t most : {kScratchSize, SIZE_MAX}) {  // the scratch does nearly always
     QueueView queue(fd_, scratch_, most);
     std::span<const std::uint8_t> bytes = queue.bytes();
@@ -319,6 +320,11 @@ Outcome RecordReader::peek_further(std::size_t first_record) noexcept {
       auto opened = local_.open->open(++sequence, bytes.subspan(at, record), scratch_.plain);
       // Whatever is wrong with it is found when it is read.
       if (!opened || opened->type != ContentType::application_data) {
+        return Outcome{.fill = Fill::filled};
+      }
+      if (opened->length > 0) {
+        idle.data_seen();
+      } else if (!idle.empty_seen()) {
         return Outcome{.fill = Fill::filled};
       }
       sink_.put(scratch_.plain, std::min(opened->length, sink_.room()));

@@ -14,8 +14,8 @@ namespace {
 
 namespace kernel = shim::kernel;
 
-// After this many records without data in a row the session may take it for a flood.
-constexpr int kPatience = 30;
+// More records without data in a row are a flood (tls::PostHandshake).
+constexpr int kPatience = 32;
 
 }  // namespace
 
@@ -47,8 +47,10 @@ void Peer::seal(tls::ContentType type, std::span<const std::uint8_t> content, Ev
   pending_.insert(pending_.end(), record.begin(), record.end());
   wire_sealed_ += size;
   idle_ = kind == Event::Kind::data ? 0 : idle_ + 1;
-  if (kind == Event::Kind::nothing && idle_ > kPatience) kind = Event::Kind::unknown;
-  if (kind == Event::Kind::unknown) may_be_alerted_ = true;
+  if (kind == Event::Kind::nothing && idle_ > kPatience) {
+    kind = Event::Kind::broken;
+    may_be_alerted_ = true;
+  }
   const std::size_t data = kind == Event::Kind::data ? content.size() : 0;
   events.push_back({kind, wire_sealed_, data, content.size()});
 }
@@ -89,9 +91,10 @@ void Peer::add_garbage(std::span<const std::uint8_t> bytes) {
 void Peer::corrupt(std::size_t place, std::uint8_t with) {
   if (pending_.empty() || with == 0) return;
   place %= pending_.size();
+  const std::uint64_t changed = wire_sealed_ - pending_.size() + place;
+  if (!changed_.insert(changed).second) return;  // twice the same would be none
   pending_[place] ^= with;
   cut = may_be_alerted_ = true;
-  const std::uint64_t changed = wire_sealed_ - pending_.size() + place;
   for (Event &event : events) {
     if (event.wire_end <= changed) continue;
     event.kind = Event::Kind::unknown;
@@ -187,7 +190,7 @@ void Peer::take_records() {
     std::vector<std::uint8_t> plain(header->length);
     const auto opened =
         opener_->open(receive_.sequence++, std::span(inbox_).first(size), plain.data());
-    must(opened.has_value());
+  must(opened.has_value());
     inbox_.erase(inbox_.begin(), inbox_.begin() + static_cast<std::ptrdiff_t>(size));
     must(!close_notify_ && !alerted_);  // the end is the last
     switch (opened->type) {

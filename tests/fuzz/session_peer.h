@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -99,6 +100,7 @@ class Peer {
   tls::PostHandshake post_;
   std::vector<std::uint8_t> pending_;
   std::uint64_t wire_sealed_ = 0;
+  std::set<std::uint64_t> changed_;  // places in the stream
   std::uint64_t handshake_end_ = 0;  // of the stream, in bytes
   std::uint64_t sealed_data_ = 0;
   std::vector<std::uint8_t> inbox_;

@@ -121,6 +121,13 @@ void Program::consume(std::size_t length) {
   }
 }
 
+bool Program::spoken_after_end() const {
+  for (const Event &event : peer_.events) {
+    if (event.kind == Event::Kind::end) return shut_write_ && peer_.wire_sent > event.wire_end;
+  }
+  return false;
+}
+
 void Program::reset_reported() {
   must(!reported_);
   reported_ = true;
@@ -292,7 +299,7 @@ void Program::ask_error() {
   if (error == 0) return;
   must(error == ECONNRESET || (error == EPIPE && fin_delivered_));
   must(peer_.cut || peer_.fin_sent || peer_.reset_sent || (shut_read_ && shut_write_) ||
-       ahead().end == Ahead::End::broken);
+       spoken_after_end() || ahead().end == Ahead::End::broken);
   reset_reported();
 }
 
@@ -358,7 +365,7 @@ bool Program::healthy() {
   return !reported_ && (established() || !peer_.fin_sent) && !peer_.cut && !peer_.reset_sent &&
          connection_.slot->state != State::failed &&
          (found.end == Ahead::End::none || found.end == Ahead::End::end) &&
-         !(shut_read_ && shut_write_ && tcp_state() == kTcpClose);
+         !(((shut_read_ && shut_write_) || spoken_after_end()) && tcp_state() == kTcpClose);
 }
 
 bool Program::read_all() {

@@ -65,6 +65,9 @@ class Program {
   void check_sent(long sent, int error, std::size_t length);
   void consume(std::size_t length);
   void reset_reported();
+  // The peer sent more after its close_notify, which the kernel answers with a reset where the
+  // program's end was sent, too.
+  bool spoken_after_end() const;
   int tcp_state() const;
 
   Connection connection_;
