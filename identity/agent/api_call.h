@@ -15,7 +15,7 @@
 #include <utility>
 
 #include "identity/agent/api_connections.h"
-#include "identity/agent/worker.h"
+#include "identity/rpc/worker.h"
 #include "identity/agent/workload_api.h"
 
 namespace inlay::identity::agent {
@@ -52,7 +52,7 @@ struct ApiShared {
   ApiConnections connections;
   CallCounts counts;
   // FetchJWTSVID may wait for an upstream, which must not keep gRPC's own threads.
-  Worker waiting{64};
+  rpc::Worker waiting{64};
 };
 
 // A call that was let in. Copies nothing of gRPC's: usable as long as the slot is wanted.

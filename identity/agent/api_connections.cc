@@ -36,7 +36,7 @@ policy::UniqueFd process_of(int fd, pid_t pid) {
 
 }  // namespace
 
-StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
+rpc::StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
   const auto cookie = cookie_of(fd);
   policy::UniqueFd process = process_of(client, caller.pid);
   if (!cookie || !process) return nullptr;
@@ -44,7 +44,7 @@ StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
   const std::lock_guard lock(mutex_);
   forget_closed();
   std::size_t of_user = 0;
-  StreamCount streams;
+  rpc::StreamCount streams;
   for (const auto &[other, connection] : by_fd_) {
     if (connection->caller.uid != caller.uid) continue;
     ++of_user;

@@ -12,7 +12,7 @@
 #include <mutex>
 #include <string_view>
 
-#include "identity/agent/api_police.h"
+#include "identity/rpc/http2_police.h"
 #include "identity/agent/workload.h"
 #include "policy/trusted_file.h"
 
@@ -21,7 +21,7 @@ namespace inlay::identity::agent {
 struct ApiConnection {
   Caller caller;
   std::uint64_t cookie = 0;  // SO_COOKIE: no two sockets of this boot have the same
-  StreamCount streams;       // of its user
+  rpc::StreamCount streams;       // of its user
   policy::UniqueFd process;  // pidfd of who connected, whoever has its pid now
 };
 
@@ -32,7 +32,7 @@ class ApiConnections {
 
   // Null over the limits, or when the caller is no more. `client` is the caller's connection, `fd`
   // the one that gRPC will name. Neither is taken. What is returned counts the user's streams.
-  StreamCount add(int fd, int client, const Caller &caller);
+  rpc::StreamCount add(int fd, int client, const Caller &caller);
   // Null when there is none such.
   std::shared_ptr<const ApiConnection> find(std::string_view grpc_peer) const;
   bool any_of(uid_t user);

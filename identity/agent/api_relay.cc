@@ -45,7 +45,7 @@ ApiRelay::~ApiRelay() {
 }
 
 bool ApiRelay::add(policy::UniqueFd client, policy::UniqueFd server,
-                   std::unique_ptr<Http2Police> police) {
+                   std::unique_ptr<rpc::Http2Police> police) {
   auto pair = std::make_unique<Pair>();
   pair->client = std::move(client);
   pair->server = std::move(server);

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "identity/agent/api_police.h"
+#include "identity/rpc/http2_police.h"
 #include "policy/trusted_file.h"
 
 namespace inlay::identity::agent {
@@ -23,13 +23,13 @@ class ApiRelay {
   ApiRelay &operator=(const ApiRelay &) = delete;
 
   // Both ends non-blocking. False when there is no thread to be had. Any thread.
-  bool add(policy::UniqueFd client, policy::UniqueFd server, std::unique_ptr<Http2Police> police);
+  bool add(policy::UniqueFd client, policy::UniqueFd server, std::unique_ptr<rpc::Http2Police> police);
 
  private:
   struct Pair {
     policy::UniqueFd client;
     policy::UniqueFd server;
-    std::unique_ptr<Http2Police> police;
+    std::unique_ptr<rpc::Http2Police> police;
     // What one end has sent and the other not taken: nothing is read from the one meanwhile.
     std::string to_server;
     std::string to_client;

@@ -11,7 +11,7 @@
 #include <cstring>
 #include <random>
 
-#include "identity/agent/grpc_quiet.h"
+#include "identity/rpc/grpc_quiet.h"
 #include "identity/certificate.h"
 #include "policy/trusted_file.h"
 
@@ -41,7 +41,7 @@ tl::expected<std::shared_ptr<grpc::Channel>, std::string> connect_upstream(
   const auto bad = [&](const std::string &why) {
     return tl::unexpected(fmt::format("the Workload API at {} {}", settings.socket, why));
   };
-  quiet_grpc();
+  rpc::quiet_grpc();
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (settings.socket.size() >= sizeof address.sun_path) return bad("has too long a path");

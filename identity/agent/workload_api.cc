@@ -13,7 +13,7 @@
 
 #include "identity/agent/api_relay.h"
 #include "identity/agent/api_service.h"
-#include "identity/agent/grpc_quiet.h"
+#include "identity/rpc/grpc_quiet.h"
 
 namespace inlay::identity::agent {
 namespace {
@@ -76,11 +76,11 @@ struct WorkloadApi::State {
   bool refresh_waits = false;
   // Starts gRPC, which takes a while, and tells streams what is new. An agent without a client has
   // no thread and no memory of this.
-  Worker worker;
+  rpc::Worker worker;
 };
 
 void WorkloadApi::State::serve(policy::UniqueFd connection, uid_t user) {
-  if (servers.empty()) quiet_grpc();
+  if (servers.empty()) rpc::quiet_grpc();
   forget_users_who_left();
   servers.try_emplace(user, shared, limits).first->second.serve(std::move(connection));
 }
@@ -112,13 +112,13 @@ bool WorkloadApi::adopt(policy::UniqueFd connection, const Caller &caller) {
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return false;
   policy::UniqueFd relayed(ends[0]);
   policy::UniqueFd served(ends[1]);
-  StreamCount streams = state_->shared.connections.add(served.get(), connection.get(), caller);
+  rpc::StreamCount streams = state_->shared.connections.add(served.get(), connection.get(), caller);
   if (!streams) return false;
   ::fcntl(connection.get(), F_SETFL, O_NONBLOCK);
   ::fcntl(connection.get(), F_SETFD, FD_CLOEXEC);
   if (!state_->relay.add(
           std::move(connection), std::move(relayed),
-          std::make_unique<Http2Police>(std::move(streams), 2 * state_->limits.calls_of_a_user))) {
+          std::make_unique<rpc::Http2Police>(std::move(streams), 2 * state_->limits.calls_of_a_user))) {
     return false;
   }
   {

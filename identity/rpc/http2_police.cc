@@ -1,8 +1,8 @@
-#include "identity/agent/api_police.h"
+#include "identity/rpc/http2_police.h"
 
 #include <algorithm>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 namespace {
 
 // RFC 9113 §6
@@ -79,4 +79,4 @@ void Http2Police::close(std::uint32_t stream) {
   if (open_.erase(stream) != 0) of_user_->fetch_sub(1);
 }
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc

@@ -1,9 +1,9 @@
-#include "identity/agent/worker.h"
+#include "identity/rpc/worker.h"
 
 #include <system_error>
 #include <utility>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 
 void Worker::end() {
   {
@@ -42,4 +42,4 @@ void Worker::run() {
   }
 }
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc

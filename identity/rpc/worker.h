@@ -8,7 +8,7 @@
 #include <mutex>
 #include <thread>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 
 class Worker {
  public:
@@ -34,4 +34,4 @@ class Worker {
   std::thread thread_;
 };
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc

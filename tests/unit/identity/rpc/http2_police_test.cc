@@ -1,10 +1,10 @@
-#include "identity/agent/api_police.h"
+#include "identity/rpc/http2_police.h"
 
 #include <doctest/doctest.h>
 
 #include <string>
 
-using namespace inlay::identity::agent;
+using namespace inlay::identity::rpc;
 
 namespace {
 

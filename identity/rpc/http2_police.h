@@ -13,7 +13,7 @@
 #include <memory>
 #include <span>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 
 // How many streams a user has open in gRPC, over all connections.
 using StreamCount = std::shared_ptr<std::atomic<std::size_t>>;
@@ -60,4 +60,4 @@ class Http2Police {
   std::size_t resets_ = 0;
 };
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc
