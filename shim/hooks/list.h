@@ -297,7 +297,7 @@
   X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \
   X(process, watch, int, setns, (int fd, int kind), "the helper parks")                            \
-  X(process, watch, int, chroot, (const char *path), "the log is opened before")                   \
+  X(process, watch, int, chroot, (const char *path), "log and agent are opened before")            \
   X(limits, watch, int, setrlimit, (__rlimit_resource_t resource, const struct rlimit *wanted),    \
     "the helper is started before")                                                                \
   X(limits, watch, int, setrlimit64,                                                               \

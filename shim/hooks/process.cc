@@ -20,6 +20,7 @@
 #include "shim/boot/sandbox.h"
 #include "shim/boot/sandbox_filter.h"
 #include "shim/hooks/hook.h"
+#include "shim/session/agent_wishes.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
 #include "shim/session/withhold.h"
@@ -267,9 +268,13 @@ int prctl(int option, ...) noexcept {
   return result;
 }
 
-// From there on the log's folder may be out of reach.
+// From there on the log's folder and the agent's socket may be out of reach.
 int chroot(const char *path) noexcept {
-  if (boot::active() && !in_foreign_process() && has_sockets()) boot::open_log();
+  if (boot::active() && !in_foreign_process()) {
+    const bool has_agent = !agent_socket().empty();
+    if (has_agent || has_sockets()) boot::open_log();
+    if (has_agent) keep_helper();
+  }
   return bound().chroot(path);
 }
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <unordered_map>
 #include <utility>
@@ -18,6 +17,7 @@
 #include "shim/boot/state.h"
 #include "shim/session/agent_connection.h"
 #include "shim/session/agent_material.h"
+#include "shim/session/agent_wishes.h"
 #include "shim/session/helper.h"
 #include "shim/session/helper_state.h"
 #include "shim/session/internal.h"
@@ -32,7 +32,7 @@ using policy::Reason;
 
 constexpr std::int64_t kRetryFirstNs = 20'000'000;  // after losing the agent: back-off
 constexpr std::int64_t kRetryLastNs = 200'000'000;
-constexpr std::int64_t kAskAgainNs = 1'000'000'000;  // after a refusal, and for a policy
+constexpr std::int64_t kAskAgainNs = 1'000'000'000;  // after a refusal
 
 struct Link {
   std::string socket;
@@ -40,6 +40,7 @@ struct Link {
   bool attached = false;             // the agent has said on this connection who this process is
   std::uint32_t attach_request = 0;  // under way
   std::int64_t retry_at_ns = 0;      // not before
+  bool behind = false;               // it sent news for which there was no descriptor
   std::int64_t retry_after_ns = 0;   // the back-off
   std::string trouble;               // why there is no answer
   identity::SnapshotAnswer known;    // of what follows
@@ -55,9 +56,6 @@ struct Link {
 
 // The helper's; made on first use and never destroyed.
 Link *g_link = nullptr;
-std::atomic<bool> g_policy_wanted{false};
-std::atomic<std::int64_t> g_policy_wanted_ns{0};
-
 bool waits_for_identity(const Task &task) noexcept {
   return task.agent_since_ns != 0 && task.handshake == nullptr;
 }
@@ -66,6 +64,8 @@ void lose(Link &link, std::string trouble) {
   link.connection.close();
   link.attached = false;
   link.attach_request = 0;
+  link.behind = false;
+  agent_link_settled();
   link.retry_after_ns = std::clamp(link.retry_after_ns * 2, kRetryFirstNs, kRetryLastNs);
   link.retry_at_ns = monotonic_ns() + link.retry_after_ns;
   for (auto &[request, task] : link.signatures) task->signature_request = 0;
@@ -135,6 +135,7 @@ void send_signature_request(Link &link, Task &task) {
 void answered(Link &link) {
   link.attach_request = 0;
   link.trouble.clear();
+  agent_link_settled();
   for (Task *task = g_helper.tasks; task != nullptr; task = task->next) {
     if (waits_for_identity(*task)) notify_helper(*task->slot);
     if (task->handshake != nullptr && task->wants_signature && !task->signature &&
@@ -204,15 +205,22 @@ void take_snapshot(Link &link, const AgentFrameBody &frame) {
   identity::SnapshotAnswer answer;
   const boot::SealedMemory memory(frame.fd, 0);
   if (frame.bytes.size() < sizeof answer || !memory) {
-    // Under a filter of the program's own the descriptor is not taken: what was known stays.
-    if (boot::sandboxed() && link.credentials != nullptr) return;
-    return lose(link, "the agent sent no snapshot");
+    // The program has all the descriptors it may have, or its own filter lets none be taken: what
+    // was known stays, as its key does at this agent until the SVID ends.
+    if (link.credentials == nullptr || !(link.attached || boot::sandboxed())) {
+      return lose(link, "the agent sent no snapshot");
+    }
+    link.attached = true;
+    link.behind = !boot::sandboxed();
+    link.retry_at_ns = monotonic_ns() + kAskAgainNs;
+    return answered(link);
   }
   std::memcpy(&answer, frame.bytes.data(), sizeof answer);
   auto snapshot = identity::parse_agent_snapshot(memory.bytes());
   if (!snapshot) return lose(link, "the agent sent " + snapshot.error());
   adopt(link, *snapshot, answer);
   link.attached = true;
+  link.behind = false;
   link.retry_after_ns = 0;
   answered(link);
 }
@@ -353,12 +361,23 @@ void *agent_link_tag() noexcept {
 }
 
 std::int64_t agent_link_due(std::int64_t now_ns, bool watching) noexcept {
-  const bool policy_wanted = g_policy_wanted.exchange(false, std::memory_order_acq_rel);
-  if (g_link == nullptr && !policy_wanted) return -1;
+  const AgentWishes wishes = take_agent_wishes();
+  if (g_link == nullptr && !wishes.policy && !wishes.link) return -1;
   try {
-    Link &link = policy_wanted ? link_to(boot::policy_agent()) : *g_link;
-    if (link.attached || link.attach_request != 0) return -1;
-    if (!policy_wanted && !watching && !somebody_waits()) return -1;
+    Link &link = wishes.policy       ? link_to(boot::policy_agent())
+                 : g_link == nullptr ? link_to(std::string(agent_socket()))
+                                     : *g_link;
+    if (link.attach_request != 0) return -1;
+    if (link.attached) {
+      agent_link_settled();
+      if (!link.behind) return -1;
+      if (now_ns >= link.retry_at_ns) {
+        attach(link);
+        return -1;
+      }
+      return link.retry_at_ns - now_ns;
+    }
+    if (!wishes.policy && !wishes.link && !watching && !somebody_waits()) return -1;
     pursue(link);
     if (link.attached || link.attach_request != 0) return -1;
     return std::max<std::int64_t>(link.retry_at_ns - now_ns, 0);
@@ -377,6 +396,7 @@ void close_agent_link() noexcept {
 }
 
 void forget_agent_link() noexcept {
+  forget_agent_wishes();
   if (g_link == nullptr) return;
   g_link->connection.forget();
   g_link->attached = false;
@@ -390,15 +410,6 @@ void seed_agent_link(const std::string &socket, const identity::AgentSnapshot &s
   adopt(link, snapshot, answer);
 } catch (...) {
   // Out of memory: the first handshake asks the agent.
-}
-
-void want_agent_policy() noexcept {
-  const std::int64_t now = monotonic_ns();
-  std::int64_t last = g_policy_wanted_ns.load(std::memory_order_relaxed);
-  if (last != 0 && now - last < kAskAgainNs) return;
-  if (!g_policy_wanted_ns.compare_exchange_strong(last, now, std::memory_order_relaxed)) return;
-  g_policy_wanted.store(true, std::memory_order_release);
-  wake_helper();
 }
 
 }  // namespace inlay::shim

@@ -47,8 +47,4 @@ void forget_agent_link() noexcept;
 void seed_agent_link(const std::string &socket, const identity::AgentSnapshot &snapshot,
                      const identity::SnapshotAnswer &answer) noexcept;
 
-// Any thread, hooks included: the policy is to come from the agent and is not there. At most once a
-// second makes the helper ask for it.
-void want_agent_policy() noexcept;
-
 }  // namespace inlay::shim

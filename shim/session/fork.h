@@ -14,8 +14,8 @@ void session_after_fork_child() noexcept;
 // done about it is done when it first uses a session. Costs two loads.
 void follow_fork() noexcept;
 
-// A helper that is there from now on: the process is about to lose what it takes to start one. Nothing
-// when it may not be started, or the process holds no TCP socket.
+// A helper that is there from now on, and its link to the agent: the process is about to lose what it
+// takes to have them. Nothing when it may not be started.
 void keep_helper() noexcept;
 bool has_sockets() noexcept;
 

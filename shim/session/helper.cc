@@ -20,6 +20,7 @@
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/agent_link.h"
+#include "shim/session/agent_wishes.h"
 #include "shim/session/fork.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/helper.h"
@@ -39,7 +40,7 @@ constexpr std::int64_t kWatchNs = 1'000'000'000;  // between looks at the policy
 void sleep_until_work(std::int64_t at_most) noexcept {
   epoll_event events[64];
   g_helper.sleeping.store(true, std::memory_order_seq_cst);
-  if (g_helper.inbox.load(std::memory_order_seq_cst) != nullptr) at_most = 0;
+  if (g_helper.inbox.load(std::memory_order_seq_cst) != nullptr || has_agent_wishes()) at_most = 0;
   int timeout = at_most < 0 ? -1 : static_cast<int>((at_most + 999'999) / 1'000'000);
   long count = kernel::call(SYS_epoll_pwait, g_helper.epoll, kernel::word(events), 64, timeout, 0, 8);
   g_helper.sleeping.store(false, std::memory_order_relaxed);

@@ -9,6 +9,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/session/agent_link.h"
+#include "shim/session/agent_wishes.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/fork.h"
 #include "shim/session/helper.h"
@@ -81,7 +82,7 @@ void keep_helper() noexcept {
   if (boot::sandboxed()) return;
   const int saved = errno;
   g_helper.stays.store(true, std::memory_order_relaxed);
-  ensure_running();
+  if (ensure_running()) keep_agent_link();
   errno = saved;
 }
 

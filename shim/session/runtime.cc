@@ -9,6 +9,7 @@
 #include "shim/boot/log.h"
 #include "shim/boot/state.h"
 #include "shim/session/agent_link.h"
+#include "shim/session/agent_wishes.h"
 #include "shim/session/helper.h"
 
 namespace inlay::shim {
