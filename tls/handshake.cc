@@ -10,6 +10,7 @@
 #include "tls/credentials_state.h"
 #include "tls/fiber.h"
 #include "tls/handshake_context.h"
+#include "tls/simultaneous.h"
 
 namespace inlay::tls {
 namespace {
@@ -67,6 +68,9 @@ struct Handshake::State final : Signatory {
   bool started = false;
   std::size_t taken = 0;  // bytes of the peer, all calls
   std::size_t wanted = kHeaderLength;
+  OtherClient other = OtherClient::refused;
+  bool met = false;                 // another client, or this one
+  std::vector<std::uint8_t> hello;  // our ClientHello, until the peer's first record; see `other`
   std::optional<Established> established;
   HandshakeFailure failure;
   int done = 0;         // what SSL_do_handshake() returned in `fiber`
@@ -112,6 +116,10 @@ struct Handshake::State final : Signatory {
   Progress step(std::vector<std::uint8_t> &out);
   Progress refuse_server(std::vector<std::uint8_t> &out);
   Progress finish(std::vector<std::uint8_t> &out);
+  bool open_ssl();
+  enum class Taken : std::uint8_t { feeds, dropped, over };
+  Taken take_first(std::span<const std::uint8_t> record);
+  Progress finish_with_itself();
   void drain(std::vector<std::uint8_t> &out);
 };
 
@@ -185,13 +193,84 @@ Handshake::Progress Handshake::State::finish(std::vector<std::uint8_t> &out) {
   const unsigned char *alpn = nullptr;
   unsigned alpn_length = 0;
   SSL_get0_alpn_selected(ssl.get(), &alpn, &alpn_length);
-  established.emplace(
-      Established{{}, {}, std::move(*context.peer), context.peer_not_after, context.peer_path,
-                  alpn_length != 0});
+  established.emplace(Established{{},
+                                  {},
+                                  std::move(*context.peer),
+                                  context.peer_not_after,
+                                  context.peer_path,
+                                  alpn_length != 0,
+                                  context.role});
   if (!derive(established->send, suite, send.view()) ||
       !derive(established->receive, suite, receive.view())) {
     established.reset();
     return fail(HandshakeError::internal, "cannot derive the traffic keys");
+  }
+  ssl.reset();
+  return progress = Progress::finished;
+}
+
+// A new SSL object in context.role.
+bool Handshake::State::open_ssl() {
+  ssl.reset(SSL_new(credentials->state_->context.get()));
+  identity::BioPtr from(BIO_new(BIO_s_mem()));
+  identity::BioPtr to(BIO_new(BIO_s_mem()));
+  if (ssl == nullptr || from == nullptr || to == nullptr) return false;
+  input = from.get();
+  output = to.get();
+  SSL_set_bio(ssl.get(), from.release(), to.release());
+  SSL_set_app_data(ssl.get(), &context);
+  if (context.role == Role::client)
+    SSL_set_connect_state(ssl.get());
+  else
+    SSL_set_accept_state(ssl.get());
+  return true;
+}
+
+// The peer's first record, where it may be a ClientHello.
+Handshake::State::Taken Handshake::State::take_first(std::span<const std::uint8_t> record) {
+  const Meeting meeting = meet(hello, record);
+  if (meeting == Meeting::none) return Taken::feeds;
+  if (other == OtherClient::itself) {
+    if (!std::ranges::equal(hello, record))
+      fail(HandshakeError::protocol, "another ClientHello on a socket connected to itself");
+    else
+      finish_with_itself();
+    return Taken::over;
+  }
+  if (meeting == Meeting::mirrored) {  // T43
+    fail(HandshakeError::protocol, "the peer sends our own ClientHello back");
+    return Taken::over;
+  }
+  met = true;
+  if (meeting == Meeting::as_client) return Taken::dropped;
+  context.role = Role::server;
+  if (open_ssl()) return Taken::feeds;
+  fail(HandshakeError::internal, "out of memory");
+  return Taken::over;
+}
+
+// Our own ClientHello came back on a socket that is both ends. There is nobody to prove anything to
+// and none of it was proved: what protects the connection is a key that never leaves this session,
+// so that the only peer there can be is whoever gives back what it was sent. Who that is, is our
+// own SPIFFE ID, judged like any other.
+Handshake::Progress Handshake::State::finish_with_itself() {
+  met = true;
+  const identity::X509Svid &own = context.material->svid;
+  const identity::X509StackPtr chain(sk_X509_new_null());
+  for (const auto &certificate : own.chain)
+    if (chain == nullptr ||
+        X509_add_cert(chain.get(), certificate.get(), X509_ADD_FLAG_UP_REF) != 1)
+      return fail(HandshakeError::internal, "out of memory");
+  auto peer = identity::verify_x509_svid(chain.get(), context.material->bundles, std::time(nullptr),
+                                         &context.peer_path);
+  if (!peer) return fail(HandshakeFailure{HandshakeError::certificate, {}, peer.error(), {}});
+  context.peer = std::move(*peer);
+  if (!ask_judge(context)) return fail(HandshakeError::not_authorised, context.peer->uri());
+  established.emplace(Established{
+      {}, {}, std::move(*context.peer), own.not_after, context.peer_path, true, context.role});
+  if (!make_own_keys(established->send, established->receive)) {
+    established.reset();
+    return fail(HandshakeError::internal, "cannot make keys");
   }
   ssl.reset();
   return progress = Progress::finished;
@@ -202,7 +281,10 @@ Handshake::Progress Handshake::State::advance(std::span<const std::uint8_t> byte
                                               std::vector<std::uint8_t> &out) {
   if (!started) {
     started = true;
+    const std::size_t out_before = out.size();
     if (context.role == Role::client && step(out) != Progress::need_input) return progress;
+    if (other != OtherClient::refused)
+      hello.assign(out.begin() + static_cast<std::ptrdiff_t>(out_before), out.end());
   }
   for (;;) {
     const std::span<const std::uint8_t> rest = bytes.subspan(consumed);
@@ -217,6 +299,16 @@ Handshake::Progress Handshake::State::advance(std::span<const std::uint8_t> byte
       return fail(HandshakeError::protocol, "the handshake is longer than any good one");
     wanted = length;
     if (rest.size() < length) return Progress::need_input;
+    if (!hello.empty()) {
+      const Taken first = take_first(rest.first(length));
+      hello.clear();
+      if (first != Taken::feeds) {
+        consumed += length;
+        taken += length;
+      }
+      if (first == Taken::over) return progress;
+      if (first == Taken::dropped) continue;
+    }
     if (BIO_write(input, rest.data(), static_cast<int>(length)) != static_cast<int>(length))
       return fail(HandshakeError::internal, "out of memory");
     consumed += length;
@@ -234,27 +326,17 @@ Handshake::Handshake(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Handshake::~Handshake() = default;
 
 std::unique_ptr<Handshake> Handshake::start(std::shared_ptr<const Credentials> credentials,
-                                            Role role, Judge judge) try {
+                                            Role role, Judge judge, OtherClient other) try {
   if (credentials == nullptr) return nullptr;
   auto state = std::make_unique<State>();
-  state->ssl.reset(SSL_new(credentials->state_->context.get()));
-  identity::BioPtr input(BIO_new(BIO_s_mem()));
-  identity::BioPtr output(BIO_new(BIO_s_mem()));
-  if (state->ssl == nullptr || input == nullptr || output == nullptr) return nullptr;
-  state->input = input.get();
-  state->output = output.get();
-  SSL_set_bio(state->ssl.get(), input.release(), output.release());
   state->context.material = &credentials->material();
   state->context.verified = &credentials->state_->verified;
   state->context.role = role;
   state->context.judge = std::move(judge);
-  SSL_set_app_data(state->ssl.get(), &state->context);
-  if (role == Role::client)
-    SSL_set_connect_state(state->ssl.get());
-  else
-    SSL_set_accept_state(state->ssl.get());
   state->remote = is_remote_key(credentials->material().svid.key.get());
   state->credentials = std::move(credentials);
+  if (!state->open_ssl()) return nullptr;
+  if (role == Role::client) state->other = other;
   if (state->context.material->svid.not_after <= std::time(nullptr))
     state->fail(HandshakeError::own_svid_expired, state->context.material->svid.id.uri());
   return std::unique_ptr<Handshake>(new Handshake(std::move(state)));
@@ -283,6 +365,8 @@ Handshake::Progress Handshake::supply_signature(std::vector<std::uint8_t> signat
   }
   return state_->attempt([&] { return state_->step(output); });
 }
+
+bool Handshake::met_client() const noexcept { return state_->met; }
 
 std::size_t Handshake::bytes_wanted() const noexcept { return state_->wanted; }
 

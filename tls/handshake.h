@@ -25,6 +25,13 @@ inline constexpr const char kAlpn[] = "inlay/1";
 
 enum class Role : std::uint8_t { client, server };
 
+// What a client makes of a ClientHello where a ServerHello is due (simultaneous.h).
+enum class OtherClient : std::uint8_t {
+  refused,  // a protocol violation
+  met,      // one of the two goes on as the server
+  itself,   // one socket is both ends: nothing but this very ClientHello may come back
+};
+
 // SSL_CTX for both roles, built once per Material. Immutable, shared between handshakes.
 class Credentials {
  public:
@@ -76,6 +83,7 @@ struct Established {
   std::time_t peer_not_after;
   identity::PathRecord peer_path;
   bool alpn;  // "inlay/1" was negotiated
+  Role role;  // a client may have become the server, see OtherClient
 };
 
 class Handshake {
@@ -88,7 +96,7 @@ class Handshake {
 
   // Null when out of memory. With an expired SVID of our own it fails at the first advance().
   static std::unique_ptr<Handshake> start(std::shared_ptr<const Credentials> credentials, Role role,
-                                          Judge judge);
+                                          Judge judge, OtherClient other = OtherClient::refused);
   ~Handshake();
   Handshake(const Handshake &) = delete;
   Handshake &operator=(const Handshake &) = delete;
@@ -109,6 +117,8 @@ class Handshake {
   // detail. advance() does nothing until then.
   Progress supply_signature(std::vector<std::uint8_t> signature, std::string why,
                             std::vector<std::uint8_t> &output);
+  // The peer has sent a ClientHello to this client, and that is not refused. A Judge may ask.
+  bool met_client() const noexcept;
   // How many bytes the next whole record needs from its first byte; 5 while its header is unknown.
   std::size_t bytes_wanted() const noexcept;
 

@@ -60,6 +60,7 @@ struct Receiving {
   std::uint32_t taken = 0;              // plaintext of the record in the kernel already delivered
   bool close_notify = false;            // the peer's end of data: reads give 0
   bool shut = false;                    // shutdown(SHUT_RD)
+  bool from_server = false;             // the peer is TLS's server
 };
 
 // Guarded by Slot::send_lock.
@@ -89,6 +90,7 @@ struct alignas(64) Slot {
   std::atomic<bool> writer_starved;       // a send() got EAGAIN for early data: re-fire EPOLLOUT
   policy::Direction direction;
   policy::BareFin bare_fin;
+  bool met_client;                        // outbound, and the peer connected to it as well: both rules hold
   std::uint32_t index;                    // of this slot in its arena
   std::uint32_t next_free;
   std::uint32_t rule;

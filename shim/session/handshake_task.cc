@@ -13,7 +13,9 @@
 #include "shim/session/agent_link.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
+#include "shim/session/policy_watch.h"
 #include "shim/session/runtime.h"
+#include "shim/session/socket_facts.h"
 
 namespace inlay::shim {
 namespace {
@@ -109,6 +111,25 @@ bool decide_again(Slot &slot, int fd, const policy::Policy &policy) noexcept {
   return false;
 }
 
+// What a connect() may meet besides a server. Only a port the program chose itself can be another's
+// destination: a client without one never takes a ClientHello, whoever sends it.
+tls::OtherClient other_client(Slot &slot, int fd) noexcept {
+  if (slot.direction != Direction::outbound) return tls::OtherClient::refused;
+  const std::optional<policy::Endpoint> here = own_end(fd).endpoint;
+  if (here && here == peer_end(fd).endpoint) return tls::OtherClient::itself;
+  return local(slot).bound ? tls::OtherClient::met : tls::OtherClient::refused;
+}
+
+// A peer that connected to this socket while it connected to the peer: what accept() would have
+// said, on top of what connect() said.
+Reason judge_as_accepted(const policy::Policy &policy, Slot &slot,
+                         const identity::SpiffeId &peer) noexcept {
+  const int fd = static_cast<int>(local(slot).descriptor) - 1;
+  const std::optional<policy::Endpoint> here = own_end(fd).endpoint;
+  if (!here) return Reason::out_of_resources;
+  return judge_inbound(policy, policy::decide(policy, policy::InboundQuery{*here}), peer);
+}
+
 enum class Begun : std::uint8_t { yes, waits, failed };
 
 Begun begin(Slot &slot, int fd, Task &task) {
@@ -135,10 +156,13 @@ Begun begin(Slot &slot, int fd, Task &task) {
     task.slot->peer_id[length] = 0;
     task.judged = inbound ? policy::judge_inbound_peer(*policy, rule, peer)
                           : policy::judge_outbound_peer(*policy, rule, peer);
+    if (task.judged == Reason::allowed && task.handshake->met_client())
+      task.judged = judge_as_accepted(*policy, *task.slot, peer);
     return task.judged == Reason::allowed;
   };
   task.handshake = tls::Handshake::start(std::move(own.credentials),
-                                         inbound ? tls::Role::server : tls::Role::client, judge);
+                                         inbound ? tls::Role::server : tls::Role::client, judge,
+                                         other_client(slot, fd));
   if (task.handshake == nullptr) {
     fail_closed(slot, fd, Reason::out_of_resources, "no memory for a handshake");
     return Begun::failed;
@@ -192,6 +216,8 @@ HandshakeStep finish(Slot &slot, int fd, Task &task) {
     Locked receiving(slot.receive_lock);
     Locked sending(slot.send_lock);
     slot.receiving.traffic = established.receive;
+    slot.receiving.from_server = established.role == tls::Role::client;
+    slot.met_client = task.handshake->met_client();
     slot.sending.traffic = established.send;
     slot.peer_path = established.peer_path;
     // Our last flight goes first, at once unless early data goes with it (push_tail).

@@ -28,6 +28,7 @@ void Local::reset() noexcept {
   closed_ns = 0;
   calls.store(0, std::memory_order_relaxed);
   caller.store(0, std::memory_order_relaxed);
+  bound = false;
   inherited = false;
   descriptors_before = 0;
   // The inbox's link stays: a slot may be in the inbox when it is freed and used again, and linked a

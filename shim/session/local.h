@@ -40,6 +40,7 @@ struct Local {
   bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
   std::uint32_t closed = 0;             // the number a call is still under way on, plus one (under_way.h)
   std::int64_t closed_ns = 0;
+  bool bound = false;                   // the program chose the port it connected from
   bool inherited = false;               // over exec: the names it was reached by are not known here
   std::int32_t descriptors_before = 0;  // while taking over: as the image before counted them
 

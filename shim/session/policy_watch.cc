@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "identity/spiffe_id.h"
@@ -13,6 +14,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/runtime.h"
+#include "shim/session/socket_facts.h"
 
 namespace inlay::shim {
 namespace {
@@ -36,16 +38,21 @@ bool g_open = false;
 bool g_news = false;
 
 // What the policy says of the session now. What is in the clear by policy may be encrypted as well.
-Reason judge(const Slot &slot, const Policy &policy, const Decision &decision) {
+Reason judge(const Slot &slot, const Policy &policy, const Decision &decision, bool inbound) {
   if (decision.mode == Mode::plaintext) return Reason::allowed;
   if (decision.mode == Mode::deny) return decision.reason;
   // An ID too long for the slot is not known in full: it matches nothing.
   if (std::strlen(slot.peer_id) + 1 == sizeof(slot.peer_id)) return Reason::peer_not_allowed;
   auto peer = identity::SpiffeId::parse(slot.peer_id);
   if (!peer) return Reason::peer_not_allowed;
-  return slot.direction == Direction::inbound
-             ? policy::judge_inbound_peer(policy, decision.rule, *peer)
-             : policy::judge_outbound_peer(policy, decision.rule, *peer);
+  return inbound ? judge_inbound(policy, decision, *peer)
+                 : policy::judge_outbound_peer(policy, decision.rule, *peer);
+}
+
+std::optional<Decision> decide_inbound(const Policy &policy, int fd) noexcept {
+  const std::optional<policy::Endpoint> here = own_end(fd).endpoint;
+  if (!here) return std::nullopt;
+  return policy::decide(policy, policy::InboundQuery{*here});
 }
 
 // Whether what the peer was verified by still stands. A peer that this process knows nothing of, as
@@ -84,21 +91,24 @@ void judge_again(Slot &slot, const Policy &policy) {
       slot.state.load(std::memory_order_acquire) != State::established) {
     return;
   }
+  const bool inbound = slot.direction == Direction::inbound;
+  std::optional<Decision> came_in;
+  if (inbound || slot.met_client) {
+    came_in = decide_inbound(policy, fd);
+    if (!came_in) return;
+  }
   Decision decision;
-  if (slot.direction == Direction::inbound) {
-    sockaddr_storage address{};
-    socklen_t length = sizeof(address);
-    kernel::call(SYS_getsockname, fd, kernel::word(&address), kernel::word(&length));
-    auto here = policy::Endpoint::from_sockaddr(reinterpret_cast<sockaddr *>(&address), length);
-    if (!here) return;
-    decision = policy::decide(policy, policy::InboundQuery{*here});
+  if (inbound) {
+    decision = *came_in;
   } else {
     // Who called connect() is not known any more: such rules judge new connections only.
     if (policy.needs_module() || policy.needs_frames()) return;
     if (mine.inherited && policy.needs_names()) return;  // nor by which name
     decision = decide_outbound(policy, slot.remote, nullptr);
   }
-  Reason verdict = judge(slot, policy, decision);
+  Reason verdict = judge(slot, policy, decision, inbound);
+  if (verdict == Reason::allowed && slot.met_client)
+    verdict = judge(slot, policy, *came_in, true);
   slot.rule = decision.rule;
   mine.policy = &policy;
   if (verdict != Reason::allowed)
@@ -119,6 +129,13 @@ const identity::BundleSet *trusted() noexcept try {
 }
 
 }  // namespace
+
+Reason judge_inbound(const Policy &policy, const Decision &decision,
+                     const identity::SpiffeId &peer) noexcept {
+  if (decision.mode == Mode::plaintext) return Reason::allowed;
+  if (decision.mode == Mode::deny) return decision.reason;
+  return policy::judge_inbound_peer(policy, decision.rule, peer);
+}
 
 void note_news() noexcept { g_news = true; }
 

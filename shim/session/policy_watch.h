@@ -3,9 +3,16 @@
 // The helper thread only.
 #pragma once
 
+#include "policy/policy.h"
+
 namespace inlay::shim {
 
 struct Slot;
+
+// What `decision`, of an InboundQuery, means to a peer that proved to be `peer`: who may come in the
+// clear may come encrypted as well.
+policy::Reason judge_inbound(const policy::Policy &policy, const policy::Decision &decision,
+                             const identity::SpiffeId &peer) noexcept;
 
 // The agent has sent something: the next watch_policy() looks at once.
 void note_news() noexcept;

@@ -126,7 +126,7 @@ Outcome RecordReader::control(ContentType type, std::span<const std::uint8_t> pl
   if (type != ContentType::handshake) {
     return broken(Reason::protocol_violation, "unexpected record type", &kUnexpectedMessage);
   }
-  switch (rx_.post_handshake.consume(plaintext, slot_.direction == policy::Direction::outbound)) {
+  switch (rx_.post_handshake.consume(plaintext, rx_.from_server)) {
     case tls::PostHandshakeEvent::need_more:
       return Outcome{.fill = Fill::filled};
     case tls::PostHandshakeEvent::key_update_requested:

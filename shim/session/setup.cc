@@ -135,6 +135,7 @@ int connect_fresh(int fd, const sockaddr *address, socklen_t length, const Endpo
   kernel::set_option(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &off, sizeof(off));
   Slot *slot = manage(fd, State::connecting, Direction::outbound, decision, policy, remote);
   if (slot == nullptr) return denied(fd, Reason::out_of_resources, decision, address, length);
+  local(*slot).bound = is_bound(fd);
   slot->owner.store(this_process(), std::memory_order_release);
   Attempt attempt{slot, fd, address, length};
   auto result = static_cast<int>(cancellable(attempt_connect, leave_connecting, &attempt));

@@ -71,6 +71,11 @@ End peer_end(int fd) noexcept {
   return peer;
 }
 
+bool is_bound(int fd) noexcept {
+  const std::optional<Endpoint> own = own_end(fd).endpoint;
+  return own && own->port != 0;
+}
+
 std::uint64_t cookie_of(int fd) noexcept {
   std::uint64_t cookie = 0;
   socklen_t length = sizeof(cookie);

@@ -28,5 +28,7 @@ struct End {
 };
 End own_end(int fd) noexcept;
 End peer_end(int fd) noexcept;
+// The socket has a port: before connect(), one that bind() gave it.
+bool is_bound(int fd) noexcept;
 
 }  // namespace inlay::shim
