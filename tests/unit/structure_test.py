@@ -13,6 +13,7 @@ import unittest
 MAY_INCLUDE = {
     "identity": {"identity"},
     "identity/agent": {"identity", "policy", "tls"},
+    "identity/ca": {"identity", "policy", "tls"},
     "identity/rpc": {"identity", "policy"},
     "policy": {"policy", "identity"},
     "tls": {"tls", "identity"},
