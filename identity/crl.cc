@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <climits>
+#include <new>
 
 #include "identity/certificate.h"
 
 namespace inlay::identity {
-namespace {}  // namespace
 
 X509CrlPtr crl_from_der(std::string_view der) {
   const auto *at = reinterpret_cast<const unsigned char *>(der.data());
@@ -120,17 +120,46 @@ bool signed_by(const Crl &crl, std::span<const std::string> authorities) {
          });
 }
 
+namespace {
+
+bool ran_out_of_memory() noexcept {
+  return ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE;
+}
+
+// Whether `other` was made before `crl`.
+bool is_older(const X509_CRL *other, const X509_CRL *crl) noexcept {
+  return ASN1_TIME_compare(X509_CRL_get0_lastUpdate(other), X509_CRL_get0_lastUpdate(crl)) < 0;
+}
+
+// A complete list says all that its authority has to say (RFC 5280 §5.1): next to a newer one, the one
+// before says what is no longer so, and being stale would refuse everybody.
+void take_newest(Bundle &bundle, X509CrlPtr crl, X509 *authority) {
+  const auto of_the_same = [&](const X509CrlPtr &other) { return has_signed(authority, other.get()); };
+  for (const X509CrlPtr &other : bundle.crls) {
+    if (is_older(crl.get(), other.get()) && of_the_same(other)) return;
+  }
+  std::erase_if(bundle.crls, [&](const X509CrlPtr &other) {
+    return is_older(other.get(), crl.get()) && of_the_same(other);
+  });
+  bundle.crls.push_back(std::move(crl));
+}
+
+}  // namespace
+
 bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale) {
   const ErrorMark mark;
   bool added = false;
   for (auto &[trust_domain, bundle] : bundles) {
     X509CrlPtr parsed = crl_from_der(crl.der);
-    const bool ours = parsed && std::any_of(bundle.authorities.begin(), bundle.authorities.end(),
-                                            [&](const X509Ptr &authority) {
-                                              return has_signed(authority.get(), parsed.get());
-                                            });
-    if (!ours) continue;
-    bundle.crls.push_back(std::move(parsed));
+    if (!parsed) throw std::bad_alloc();  // it was read before
+    const auto signer = std::find_if(
+        bundle.authorities.begin(), bundle.authorities.end(),
+        [&](const X509Ptr &authority) { return has_signed(authority.get(), parsed.get()); });
+    if (signer == bundle.authorities.end()) {
+      if (ran_out_of_memory()) throw std::bad_alloc();
+      continue;
+    }
+    take_newest(bundle, std::move(parsed), signer->get());
     bundle.accept_stale_crls = accept_stale;
     added = true;
   }

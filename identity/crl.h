@@ -30,7 +30,9 @@ tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text);
 // Whether one of `authorities` (DER certificates) has signed it. Says nothing of dates.
 bool signed_by(const Crl &crl, std::span<const std::string> authorities);
 
-// Puts it into the bundles with an authority that has signed it. False when there is none.
+// Puts it into the bundles with an authority that has signed it; there the newest list of that
+// authority stands for all of its lists. False when there is none. Throws std::bad_alloc, for OpenSSL
+// too: a list that is lost would let in whom it names.
 bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale);
 
 // Whether one of `crls` (DER) names `certificate`: by its issuer and serial number.

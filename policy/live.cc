@@ -66,7 +66,8 @@ bool LivePolicy::take(Policy policy) {
   policy.strict = strict_;
   if (before != nullptr) {
     for (const auto &pair : before->resolved) {
-      if (names(policy, pair.first)) policy.resolved.push_back(pair);
+      const bool has_it = std::ranges::count(policy.resolved, pair) > 0;
+      if (!has_it && names(policy, pair.first)) policy.resolved.push_back(pair);
     }
     if (same_meaning(*before, policy)) return false;
   }
@@ -74,11 +75,7 @@ bool LivePolicy::take(Policy policy) {
   return true;
 }
 
-bool LivePolicy::replace(Policy policy) try {
-  return take(std::move(policy));
-} catch (const std::bad_alloc &) {
-  return false;
-}
+bool LivePolicy::replace(Policy policy) { return take(std::move(policy)); }
 
 bool LivePolicy::refresh() try {
   if (file_.empty()) return false;

@@ -38,7 +38,8 @@ class LivePolicy {
   // but last_error(). What comes from the launcher stays in force: `strict`, and the addresses
   // resolved for names that still are in a rule.
   bool refresh();
-  // Takes what somebody else read, as refresh() takes a file. True when current() changed.
+  // Takes what somebody else read, as refresh() takes a file. True when current() changed. Throws
+  // std::bad_alloc: then nothing has changed, and the policy has to be asked for again.
   bool replace(Policy policy);
   // Why the newest file is not in force, one line "FILE:LINE:COLUMN: MESSAGE"; empty when it is.
   const std::string &last_error() const { return last_error_; }

@@ -7,6 +7,7 @@
 #include <openssl/params.h>
 #include <openssl/provider.h>
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -224,17 +225,18 @@ int start_provider(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *, const 
 
 // A library context of its own: in inlay's one a search for "EC" must find the default provider's.
 OSSL_LIB_CTX *remote_context() noexcept {
-  static OSSL_LIB_CTX *const context = []() -> OSSL_LIB_CTX * {
-    identity::library_context();  // OpenSSL is started as inlay wants it
-    OSSL_LIB_CTX *made = OSSL_LIB_CTX_new();
-    if (made != nullptr && OSSL_PROVIDER_add_builtin(made, kProviderName, start_provider) == 1 &&
-        OSSL_PROVIDER_load(made, kProviderName) != nullptr) {
-      return made;
-    }
+  static constinit std::atomic<OSSL_LIB_CTX *> context{nullptr};  // null is tried again: no memory
+  OSSL_LIB_CTX *known = context.load(std::memory_order_acquire);
+  if (known != nullptr) return known;
+  identity::library_context();  // OpenSSL is started as inlay wants it
+  OSSL_LIB_CTX *made = OSSL_LIB_CTX_new();
+  if (made == nullptr || OSSL_PROVIDER_add_builtin(made, kProviderName, start_provider) != 1 ||
+      OSSL_PROVIDER_load(made, kProviderName) == nullptr ||
+      !context.compare_exchange_strong(known, made, std::memory_order_acq_rel)) {
     OSSL_LIB_CTX_free(made);
-    return nullptr;
-  }();
-  return context;
+    return known;  // another thread's
+  }
+  return made;
 }
 
 }  // namespace

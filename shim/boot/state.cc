@@ -145,7 +145,7 @@ std::string_view policy_error() noexcept {
 bool policy_is_the_agents() noexcept { return g_agent != nullptr; }
 const std::string &policy_agent() noexcept { return *g_agent; }
 
-void adopt_policy(policy::Policy policy) noexcept {
+void adopt_policy(policy::Policy policy) {
   policy::LivePolicy *live = g_live.load(std::memory_order_acquire);
   if (live != nullptr && live->replace(std::move(policy))) follow_log_file(live->current());
 }

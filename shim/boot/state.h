@@ -28,7 +28,7 @@ std::string_view policy_error() noexcept;
 bool policy_is_the_agents() noexcept;
 const std::string &policy_agent() noexcept;
 // A new one of the agent's. Same caller as refresh_policy().
-void adopt_policy(policy::Policy policy) noexcept;
+void adopt_policy(policy::Policy policy);  // may throw std::bad_alloc
 
 struct PolicySource {
   const char *file;      // INLAY_CONFIG: a file, or the address of an agent

@@ -105,6 +105,28 @@ TEST_CASE("T22 a stale CRL refuses what its issuer signed, unless it is to be ac
   CHECK(refusal(setup.other, setup.with(stale, true), setup.now) == VerifyError::revoked);
 }
 
+TEST_CASE("of several CRLs of one authority the newest counts, in whatever order they come") {
+  const Setup setup;
+  const Crl old = make_crl(setup.authority, setup.other.certificate.get(), setup.now - 1);
+  const Crl fresh = make_crl(setup.authority, setup.app.certificate.get(), setup.now + 3600);
+  for (const auto &[first, second] : {std::pair(&old, &fresh), std::pair(&fresh, &old)}) {
+    BundleSet bundles = setup.with(*first);
+    REQUIRE(add_crl(*second, bundles, false));
+    CHECK(refusal(setup.app, bundles, setup.now) == VerifyError::revoked);
+    CHECK_FALSE(refusal(setup.other, bundles, setup.now));
+  }
+}
+
+TEST_CASE("the CRL of one authority does not stand for another's of the same name") {
+  const Setup setup;
+  const auto successor = make_authority(kTrustDomain, signs_crls());
+  BundleSet bundles = setup.with(make_crl(setup.authority, setup.app.certificate.get(), setup.now + 3600));
+  Bundle second = bundle_of({successor.certificate.get()});
+  bundles[kTrustDomain].authorities.push_back(std::move(second.authorities.front()));
+  REQUIRE(add_crl(make_crl(successor, nullptr, setup.now + 7200), bundles, false));
+  CHECK(refusal(setup.app, bundles, setup.now) == VerifyError::revoked);
+}
+
 TEST_CASE("a CRL that no authority of the bundle signed is not taken in") {
   const Setup setup;
   const auto impostor = make_authority(kTrustDomain, signs_crls());  // of the same name

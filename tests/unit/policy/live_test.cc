@@ -181,6 +181,17 @@ TEST_CASE("a policy handed over is in force as one from a file would be") {
   CHECK_FALSE(live.refresh());
 }
 
+TEST_CASE("what was resolved for names is kept once, however often a policy is handed over") {
+  LivePolicy live("");
+  Policy policy = sample::good(sample::with_defaults("plaintext", "deny") +
+                               "[[outbound]]\nname = \"redis\"\nto = [\"redis.internal\"]\nport = 6379\n"
+                               "mode = \"strict\"\nexpect = [\"spiffe://example.org/redis\"]\n");
+  policy.resolved = {{"redis.internal", *Address::parse("10.0.0.1")}};
+  CHECK(live.replace(policy));
+  CHECK_FALSE(live.replace(policy));
+  CHECK(live.current()->resolved.size() == 1);
+}
+
 TEST_CASE("a relative name is the file of the moment it was given") {
   TemporaryFolder folder;
   folder.replace("inlay.toml", with_port(1));

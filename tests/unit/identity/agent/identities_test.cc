@@ -1,5 +1,8 @@
 #include "identity/agent/identities.h"
 
+#include <openssl/core_names.h>
+#include <openssl/param_build.h>
+
 #include <condition_variable>
 #include <mutex>
 
@@ -10,6 +13,35 @@ using namespace inlay::identity;
 using namespace inlay::identity::agent;
 using namespace inlay::identity::agent::testing;
 namespace certificates = inlay::testing;
+
+namespace {
+
+// The public half of `key`, P-256, with a private one that is not its own.
+PkeyPtr with_another_private_half(EVP_PKEY *key) {
+  unsigned char point[65];
+  std::size_t length = 0;
+  REQUIRE(EVP_PKEY_get_octet_string_param(key, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof point,
+                                          &length) == 1);
+  const PkeyPtr other = certificates::make_key(certificates::KeyKind::p256);
+  BIGNUM *secret = nullptr;
+  REQUIRE(EVP_PKEY_get_bn_param(other.get(), OSSL_PKEY_PARAM_PRIV_KEY, &secret) == 1);
+  OSSL_PARAM_BLD *builder = OSSL_PARAM_BLD_new();
+  OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME, "P-256", 0);
+  OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point, length);
+  OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_PRIV_KEY, secret);
+  OSSL_PARAM *params = OSSL_PARAM_BLD_to_param(builder);
+  EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(library_context(), "EC", nullptr);
+  EVP_PKEY *made = nullptr;
+  EVP_PKEY_fromdata_init(context);
+  REQUIRE(EVP_PKEY_fromdata(context, &made, EVP_PKEY_KEYPAIR, params) == 1);
+  EVP_PKEY_CTX_free(context);
+  OSSL_PARAM_free(params);
+  OSSL_PARAM_BLD_free(builder);
+  BN_free(secret);
+  return PkeyPtr(made);
+}
+
+}  // namespace
 
 TEST_CASE("the first SVIDs are there at once, unless the source waits") {
   Setup setup({id("web"), id("db")});
@@ -173,6 +205,13 @@ TEST_CASE("an SVID that peers would refuse is not taken, and the old one stays")
        [&] {
          X509Svid svid = issue(setup.folder, id("web"), now);
          svid.key = certificates::make_key(certificates::KeyKind::p256);
+         return svid;
+       },
+       "does not belong"},
+      {"another's key under its own public half",
+       [&] {
+         X509Svid svid = issue(setup.folder, id("web"), now);
+         svid.key = with_another_private_half(svid.key.get());
          return svid;
        },
        "does not belong"},
