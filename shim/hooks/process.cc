@@ -240,6 +240,7 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
 // Their shells are started inside the C library.
 int system(const char *command) {
   bound();
+  note_giving();
   int result = -1;
   boot::with_own_environment(nullptr, [&] { result = next.system(command); });
   return result;
@@ -247,6 +248,7 @@ int system(const char *command) {
 
 int wordexp(const char *words, wordexp_t *result, int flags) {
   bound();
+  note_giving();
   int error = 0;
   boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });
   return error;

@@ -14,6 +14,7 @@
 #include "shim/session/lifetime.h"
 #include "shim/session/open_descriptors.h"
 #include "shim/session/proc.h"
+#include "shim/session/session.h"
 #include "shim/session/spawn_actions.h"
 
 namespace inlay::shim {
@@ -29,6 +30,7 @@ Slot *session_of(int fd) noexcept {
 }
 
 void HandOver::for_exec() noexcept {
+  note_giving();
   if (impossible()) return;
   borrowed_ = in_foreign_process();
   bool wanted[kMaxArenas] = {};
@@ -44,6 +46,7 @@ void HandOver::for_exec() noexcept {
 }
 
 void HandOver::for_spawn(const posix_spawn_file_actions_t *actions) noexcept {
+  note_giving();
   if (impossible() || in_foreign_process()) return;
   bool wanted[kMaxArenas] = {};
   auto keep = [&](int fd) {

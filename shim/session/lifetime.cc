@@ -29,6 +29,7 @@
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
 #include "shim/session/under_way.h"
+#include "shim/session/untouched.h"
 
 namespace inlay::shim {
 namespace {
@@ -166,7 +167,8 @@ End end_descriptor(Slot &slot, int fd) noexcept {
     // With data left unread the kernel answers close() with a reset and drops what it has not sent:
     // a close_notify in front of that would turn the peer's ECONNRESET into an orderly end.
     owes = !swallow_control_records(slot, fd) && !send_the_rest(slot, fd);
-  } else if ((state == State::handshaking || state == State::connecting) && mine_to_finish) {
+  } else if (((state == State::handshaking || state == State::connecting) && mine_to_finish) ||
+             (state == State::waiting && last && begin_to_end(slot, fd))) {
     // Others wait for the handshake, or the peer is owed early data and an orderly end.
     owes = true;
     if (last) request_end(slot);
@@ -296,6 +298,7 @@ bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
 }
 
 void expect_child() noexcept {
+  note_giving();
   for (int fd = 0; fd <= highest_descriptor(); ++fd) {
     std::uint64_t word = descriptor_word(fd);
     if ((word & kManagedBit) != 0) expect_holder(*reinterpret_cast<Slot *>(word & ~kManagedBit));

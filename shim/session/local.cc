@@ -23,6 +23,7 @@ void Local::reset() noexcept {
   for (std::atomic<std::uint32_t> &watch : watches) watch.store(0, std::memory_order_relaxed);
   acceptor = 0;
   accepted_cpu_ns = 0;
+  accepted_at = 0;
   hidden = false;
   closed = 0;
   closed_ns = 0;

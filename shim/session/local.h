@@ -37,6 +37,7 @@ struct Local {
   std::uint32_t descriptor = 0;         // a number of this process that names it, plus one
   std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
   std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then
+  std::uint32_t accepted_at = 0;        // givings() when this process accepted it, plus one (untouched.h)
   bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
   std::uint32_t closed = 0;             // the number a call is still under way on, plus one (under_way.h)
   std::int64_t closed_ns = 0;

@@ -61,6 +61,8 @@ int control(Slot &slot, int fd, unsigned long request, void *argument) noexcept;
 void hand_on(Slot &slot, int fd) noexcept;
 // Before exec, in whatever process: what is on 0, 1 and 2 is the next program's.
 void hand_on_standard_streams() noexcept;
+// Another process may get this one's descriptors: fork, exec, posix_spawn, system().
+void note_giving() noexcept;
 // After posix_spawn: what the child has there is its own.
 void hand_on_to(pid_t child) noexcept;
 

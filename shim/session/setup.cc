@@ -22,6 +22,7 @@
 #include "shim/session/runtime.h"
 #include "shim/session/session.h"
 #include "shim/session/socket_facts.h"
+#include "shim/session/untouched.h"
 
 namespace inlay::shim {
 namespace {
@@ -305,6 +306,7 @@ int accepted(int, int fd) noexcept {
     refuse_connected(fd, Direction::inbound, decision.reason, decision.rule, "");
   } else if (Slot *slot = manage(fd, State::waiting, Direction::inbound, decision, policy,
                                  peer_end(fd).endpoint.value_or(Endpoint{}))) {
+    local(*slot).accepted_at = givings() + 1;
     if ((kernel::call(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK) == 0) hide_readiness(*slot, fd);
   } else {
     refuse_connected(fd, Direction::inbound, Reason::out_of_resources, decision.rule, "");

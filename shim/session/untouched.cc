@@ -4,12 +4,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <ctime>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/holders.h"
@@ -27,6 +29,11 @@ constexpr std::int64_t kBlindGraceNs = 50'000'000;  // when what it does can't b
 // Of the thread's own processor time: a thread that only waits for its turn is not slow to decide.
 constexpr std::int64_t kComputingGraceNs = 50'000'000;
 constexpr std::int64_t kSharedGraceNs = 1'000'000'000;  // asleep, or a forked child has it as well
+
+// Descriptors of the program's number, for as long as silent peers like: few.
+constexpr std::uint32_t kClosedUntouched = 64;
+
+std::atomic<std::uint32_t> g_givings{0};
 
 enum class Doing : std::uint8_t {
   computing,
@@ -153,6 +160,23 @@ Untouched judge_untouched(Slot &slot, int fd, std::int64_t waited_ns) noexcept {
   }
   return patient && held_elsewhere(slot) ? Untouched::wait : Untouched::begin;
 }
+
+bool begin_to_end(Slot &slot, int fd) noexcept {
+  const Local &mine = local(slot);
+  if (mine.accepted_at == 0 || mine.accepted_at != givings() + 1 || !is_fresh(fd) ||
+      lingering().load(std::memory_order_acquire) >= kClosedUntouched) {
+    return false;
+  }
+  Participant nobody = 0;
+  if (!slot.owner.compare_exchange_strong(nobody, this_process(), std::memory_order_acq_rel)) {
+    return false;
+  }
+  set_state(slot, State::handshaking);
+  return true;
+}
+
+void note_giving() noexcept { g_givings.fetch_add(1, std::memory_order_relaxed); }
+std::uint32_t givings() noexcept { return g_givings.load(std::memory_order_relaxed); }
 
 void hand_on(Slot &slot, int fd) noexcept {
   if (!is_hidden(slot)) return;

@@ -190,6 +190,65 @@ Scenario unread{"closing/unread-data",
 
 int g_pipes = 0;
 
+// Nobody has read or written on it at either end, and the end is in good order.
+Scenario untouched{"closing/untouched",
+                   [](int listener) {
+                     for (int i = 0; i < 20; ++i) {
+                       int fd = accept(listener, nullptr, nullptr);
+                       note("close", close(fd));
+                     }
+                     meet();
+                   },
+                   [](std::uint16_t port) {
+                     for (int i = 0; i < 20; ++i) {
+                       int fd = dial(port);
+                       note_rest(fd);
+                       close(fd);
+                     }
+                     meet();
+                   }};
+Scenario untouched_exit{"closing/untouched-exit",
+                        [](int listener) {
+                          accept(listener, nullptr, nullptr);
+                          exit(4);
+                        },
+                        [](std::uint16_t port) { note_rest(dial(port)); }};
+Scenario untouched_client{"closing/untouched-by-the-client",
+                          [](int listener) {
+                            for (int i = 0; i < 20; ++i) {
+                              int fd = take(listener);
+                              note_rest(fd);
+                              close(fd);
+                            }
+                          },
+                          [](std::uint16_t port) {
+                            for (int i = 0; i < 20; ++i) note("close", close(dial(port)));
+                          }};
+// A child has it and goes on: nothing ends, whoever closes.
+Scenario untouched_here{"closing/untouched-by-the-parent",
+                        [](int listener) {
+                          int fd = accept(listener, nullptr, nullptr);
+                          pid_t child = fork();
+                          if (child == 0) {
+                            call_myself("child");
+                            meet();
+                            note("sent", send(fd, "child", 5, 0));
+                            note_rest(fd);
+                            _exit(0);
+                          }
+                          note("close", close(fd));
+                          int status = 0;
+                          waitpid(child, &status, 0);
+                          note("status", status);
+                        },
+                        [](std::uint16_t port) {
+                          int fd = dial(port);
+                          meet();
+                          note_data("heard", receive_exactly(fd, 5));
+                          note("shutdown", shutdown(fd, SHUT_WR));
+                          note_rest(fd);
+                        }};
+
 Scenario broken_pipe{"closing/broken-pipe",
                      [](int listener) {
                        signal(SIGPIPE, [](int) { ++g_pipes; });

@@ -36,6 +36,19 @@ seen["reused"] = reused == number and os.read(reused, 1) == b"\\0"
 os.write(1, json.dumps(seen).encode() + b"\\n")
 """
 
+# Takes connections and closes them at once, with room for few.
+TURNS_AWAY = """
+import json, os, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+os.write(1, json.dumps({"port": listener.getsockname()[1]}).encode() + b"\\n")
+for _ in range(int(sys.argv[1])):
+    listener.accept()[0].close()
+os.write(1, json.dumps({"closed": True}).encode() + b"\\n")
+sys.stdin.readline()
+"""
+
+
 # More early data than its part of the arena holds, beside a session that is up.
 GREEDY = """
 import json, os, socket, sys, threading
@@ -113,6 +126,17 @@ class Resources(unittest.TestCase):
                     conn.setblocking(False)
                     self.assertNotIn(CANARY, conn.recv(1 << 20))
         self.assertEqual([event for event in victim.events() if event["event"] == "cut"], [])
+
+    def test_silent_clients_of_a_server_that_turns_them_away_do_not_take_its_descriptors(self):
+        many = 400
+        victim = Victim(TURNS_AWAY, issue("server"), many)
+        port = victim.line()["port"]
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(many)]
+        self.assertEqual(victim.line(), {"closed": True})
+        for peer in silent:
+            with peer:
+                peer.settimeout(PATIENCE)
+                self.assertEqual(peer.recv(100), b"")  # the FIN comes in the end
 
 
 if __name__ == "__main__":
