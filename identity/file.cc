@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace inlay::identity {
@@ -15,19 +18,8 @@ namespace {
 
 constexpr time_t kStampTick = 2;  // seconds
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) noexcept : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor &) = delete;
-  Descriptor &operator=(const Descriptor &) = delete;
-  int get() const noexcept { return fd_; }
-
- private:
-  int fd_;
-};
+OpeningApart g_apart{[](void (*act)(void *), void *argument) noexcept { act(argument); },
+                     [](int fd) noexcept { ::close(fd); }};
 
 // strerror() speaks the host's language.
 std::string reason(int error) {
@@ -79,10 +71,31 @@ bool FileStamp::recent(const timespec &now) const noexcept {
 
 FileContent::~FileContent() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 
+void open_files_apart(OpeningApart how) noexcept { g_apart = how; }
+
 tl::expected<FileContent, std::string> read_file(const std::string &path, std::size_t limit) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (file.get() < 0) return tl::unexpected(reason(errno));
-  return read_file(file.get(), limit);
+  struct Reading {
+    const std::string &path;
+    std::size_t limit;
+    std::optional<tl::expected<FileContent, std::string>> content;  // none: out of memory
+  } reading{path, limit, {}};
+  g_apart.run(
+      [](void *argument) {
+        auto &mine = *static_cast<Reading *>(argument);
+        const int fd = open(mine.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        try {
+          if (fd < 0) {
+            mine.content.emplace(tl::unexpected(reason(errno)));
+          } else {
+            mine.content.emplace(read_file(fd, mine.limit));
+          }
+        } catch (const std::bad_alloc &) {
+        }
+        if (fd >= 0) g_apart.close(fd);
+      },
+      &reading);
+  if (!reading.content) throw std::bad_alloc();
+  return *std::move(reading.content);
 }
 
 tl::expected<FileContent, std::string> read_file(int fd, std::size_t limit) {

@@ -43,6 +43,16 @@ struct FileContent {
 // Regular files only: a FIFO or a device could stall the caller.
 tl::expected<FileContent, std::string> read_file(const std::string &path, std::size_t limit);
 
+// How read_file() above opens, for those who share their process with a program: `run` calls what
+// it is given, where no descriptor number of the program's is taken meanwhile; `close` closes
+// there.
+struct OpeningApart {
+  void (*run)(void (*act)(void *), void *argument) noexcept;
+  void (*close)(int fd) noexcept;
+};
+// At boot.
+void open_files_apart(OpeningApart how) noexcept;
+
 // The same of a file that is open already, from its beginning. `fd` stays the caller's.
 tl::expected<FileContent, std::string> read_file(int fd, std::size_t limit);
 

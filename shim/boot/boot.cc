@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "identity/file.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/gate.h"
 #include "shim/arena/process.h"
@@ -21,6 +22,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
+#include "shim/boot/own_table.h"
 #include "shim/boot/plain_streams.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/state.h"
@@ -112,6 +114,7 @@ void start(char *const environment[]) noexcept {
                .snapshot = value_of(environment, "INLAY_SNAPSHOT"),
                .owners = value_of(environment, "INLAY_CONFIG_OWNER"),
                .strict = is_strict});
+  identity::open_files_apart({in_own_table, [](int fd) noexcept { kernel::close(fd); }});
   remember_identity();
   if (contained && !gate_open) {
     LogFields fields;

@@ -1,7 +1,5 @@
 #include "shim/boot/log.h"
 
-#include "shim/boot/sandbox.h"
-
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -15,11 +13,13 @@
 #include <ctime>
 
 #include "policy/reason.h"
+#include "shim/arena/kernel.h"
 #include "shim/arena/lock.h"
 #include "shim/arena/process.h"
-#include "shim/arena/kernel.h"
 #include "shim/boot/json_line.h"
 #include "shim/boot/log_prune.h"
+#include "shim/boot/own_table.h"
+#include "shim/boot/sandbox.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -93,8 +93,8 @@ bool is_folder(const char *path) noexcept {
 }
 
 // Under a seccomp filter opening a file may be the end of the process: private memory then.
-// /run/inlay/log (sticky and open to all; root makes it, and its parent, where the agent's socket is and
-// nobody else may put one), else the user's own runtime folder.
+// /run/inlay/log (sticky and open to all; root makes it, and its parent, where the agent's socket
+// is and nobody else may put one), else the user's own runtime folder.
 bool choose_folder(char *path) noexcept {
   constexpr const char kParent[] = "/run/inlay";
   constexpr const char kShared[] = "/run/inlay/log";
@@ -196,8 +196,12 @@ LogFile *current_file() noexcept {
   if (file != nullptr && g_log.epoch.load(std::memory_order_acquire) == epoch) return file;
   // A vfork child writes into its parent's, which fork_epoch() already gives.
   if (g_log.making.exchange(true, std::memory_order_acquire)) return nullptr;
-  std::uint64_t start_time = sandboxed() ? 0 : start_time_of_process();
-  LogFile *made = make_file(g_log.path, start_time);
+  std::uint64_t start_time = 0;
+  LogFile *made = nullptr;
+  in_own_table([&] {
+    start_time = sandboxed() ? 0 : start_time_of_process();
+    made = make_file(g_log.path, start_time);
+  });
   if (made == nullptr) made = map(-1, MAP_PRIVATE | MAP_ANONYMOUS);
   if (made != nullptr) {
     fill_header(*made, start_time);
@@ -237,10 +241,7 @@ void fill(LogRecord &record, const LogFields &fields) noexcept {
 }
 
 // One write of one line: O_APPEND keeps lines of several processes whole.
-void write_json(const LogFile &file, const LogRecord &record) noexcept {
-  if (sandboxed()) return;
-  char line[kJsonLineSize];
-  std::size_t length = format_json_line(record, file, line, sizeof line);
+void append_line(const char *line, std::size_t length) noexcept {
   long fd = kernel::call(
       SYS_openat, AT_FDCWD, kernel::word(g_log.json_file.load(std::memory_order_acquire)),
       O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
@@ -252,6 +253,13 @@ void write_json(const LogFile &file, const LogRecord &record) noexcept {
     done += written > 0 ? static_cast<std::size_t>(written) : 0;
   }
   kernel::close(static_cast<int>(fd));
+}
+
+void write_json(const LogFile &file, const LogRecord &record) noexcept {
+  if (sandboxed()) return;
+  char line[kJsonLineSize];
+  std::size_t length = format_json_line(record, file, line, sizeof line);
+  in_own_table([&] { append_line(line, length); });
 }
 
 }  // namespace

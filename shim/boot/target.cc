@@ -11,10 +11,11 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "shim/boot/environment.h"
 #include "shim/arena/kernel.h"
+#include "shim/boot/environment.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
+#include "shim/boot/own_table.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -158,7 +159,10 @@ void remember_strictness(bool strict) noexcept { g_strict = strict; }
 
 Target judge_target_at(int directory, const char *path, int flags) noexcept {
   if (!active() || path == nullptr) return Target::reachable;
-  return judge_file(directory, path, flags, 0);
+  if (directory != AT_FDCWD) return judge_file(directory, path, flags, 0);
+  Target target = Target::reachable;
+  in_own_table([&] { target = judge_file(directory, path, flags, 0); });
+  return target;
 }
 
 Target judge_target(const char *path) noexcept { return judge_target_at(AT_FDCWD, path, 0); }

@@ -75,18 +75,19 @@ void HandOver::spawned_last() noexcept {
   if (marked_ == 0) return;
   ProcPath path;
   path.before("/children").before(current_thread_id()).before("/proc/self/task/");
-  long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return;
   // "12 34 ", oldest first.
   pid_t last = 0, number = 0;
-  char text[256];
-  for (long got; (got = kernel::call(SYS_read, file, kernel::word(text), sizeof text)) > 0;) {
-    for (long i = 0; i < got; ++i) {
-      if (text[i] == ' ') last = std::exchange(number, 0);
-      if (text[i] >= '0' && text[i] <= '9') number = number * 10 + (text[i] - '0');
+  boot::in_own_table([&] {
+    long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
+    char text[256];
+    for (long got; (got = kernel::call(SYS_read, file, kernel::word(text), sizeof text)) > 0;) {
+      for (long i = 0; i < got; ++i) {
+        if (text[i] == ' ') last = std::exchange(number, 0);
+        if (text[i] >= '0' && text[i] <= '9') number = number * 10 + (text[i] - '0');
+      }
     }
-  }
-  kernel::close(static_cast<int>(file));
+    if (file >= 0) kernel::close(static_cast<int>(file));
+  });
   if (last != 0) spawned(last);
 }
 

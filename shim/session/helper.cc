@@ -68,7 +68,8 @@ bool retire() noexcept {
     g_helper.running.store(true, std::memory_order_seq_cst);
     return false;
   }
-  close_descriptors();
+  // Its epoll set and eventfd stay: new ones would have low numbers for a moment.
+  close_agent_link();
   return true;
 }
 
@@ -109,11 +110,16 @@ int owned(long fd) noexcept {
 }
 
 bool make_descriptors() noexcept {
-  g_helper.epoll = owned(kernel::call(SYS_epoll_create1, EPOLL_CLOEXEC));
-  g_helper.wake = owned(kernel::call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = nullptr;
+  // Of the helper before, if both still are what they were.
+  if (g_helper.epoll >= 0 && kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD,
+                                          g_helper.wake, kernel::word(&event)) == 0) {
+    return true;
+  }
+  g_helper.epoll = owned(kernel::call(SYS_epoll_create1, EPOLL_CLOEXEC));
+  g_helper.wake = owned(kernel::call(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
   return g_helper.epoll >= 0 && g_helper.wake >= 0 &&
          kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_ADD, g_helper.wake,
                       kernel::word(&event)) == 0;

@@ -22,15 +22,18 @@ bool holds(const Slot &slot, Participant who) noexcept {
   if (!lives(&slot, who)) return false;
   // Opening a file may be the end of a sandboxed process; of another namespace /proc knows nothing.
   if (boot::sandboxed() || namespace_of(who) != namespace_of(this_process())) return true;
+  const std::uint32_t number = thread_of(who) != 0 ? thread_of(who) : process_of(who);
+  ProcPath executable;  // which a zombie has no more; whose may not be asked for has one, or not
+  executable.before("/exe").before(number).before("/proc/");
+  char name[1];
+  if (kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(executable.text()), kernel::word(name),
+                   sizeof name) > 0) {
+    return true;
+  }
   ProcPath path;
-  path.before("/stat")
-      .before(thread_of(who) != 0 ? thread_of(who) : process_of(who))
-      .before("/proc/");
-  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;
+  path.before("/stat").before(number).before("/proc/");
   char stat[512];
-  long got = kernel::call(SYS_read, fd, kernel::word(stat), sizeof(stat) - 1);
-  kernel::close(static_cast<int>(fd));
+  long got = read_proc(path, stat);
   if (got <= 0) return true;
   // "pid (name) S ...": the name may hold anything, the state follows the last parenthesis.
   for (long i = got - 3; i > 0; --i) {

@@ -95,13 +95,8 @@ bool send_the_rest(Slot &slot, int fd) noexcept {
 bool start_linger(Slot &slot, int fd) noexcept {
   if (boot::sandboxed()) return false;  // the filter may know none of these calls
   Local &mine = local(slot);
-  long copy = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return false;
-  int own = make_own(static_cast<int>(copy));
-  if (own < 0) {
-    kernel::close(static_cast<int>(copy));
-    return false;
-  }
+  int own = copy_own(fd);
+  if (own < 0) return false;
   // The copy keeps the description alive: without this the program's epoll sets would go on
   // reporting a descriptor it closed.
   leave_watches(mine, fd);

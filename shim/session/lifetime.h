@@ -32,8 +32,11 @@ void finish_linger(Slot &slot) noexcept;
 std::atomic<std::uint32_t> &lingering() noexcept;
 
 // inlay's own descriptors: high numbers, close-on-exec, hidden from close and close_range.
-// Moves `fd` there; -1 on failure (fd stays).
+// Moves `fd` there, or makes another name for it; -1 on failure (fd stays). What is new has the lowest
+// free number of the program's until it is moved: only what lives long and cannot be had otherwise
+// (boot/own_table.h).
 int make_own(int fd) noexcept;
+int copy_own(int fd) noexcept;
 void close_own(int fd) noexcept;
 
 }  // namespace inlay::shim

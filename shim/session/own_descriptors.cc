@@ -11,7 +11,7 @@
 
 namespace inlay::shim {
 
-int make_own(int fd) noexcept {
+int copy_own(int fd) noexcept {
   rlimit limit{};
   kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, kernel::word(&limit));
   // High enough to be out of the way, low enough that the kernel's table need not grow for it.
@@ -21,9 +21,14 @@ int make_own(int fd) noexcept {
   long own = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, from);
   if (own < 0) own = kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
   if (own < 0) return -1;
-  kernel::close(fd);
   set_descriptor_word(static_cast<int>(own), kOwn);
   return static_cast<int>(own);
+}
+
+int make_own(int fd) noexcept {
+  int own = copy_own(fd);
+  if (own >= 0) kernel::close(fd);
+  return own;
 }
 
 void close_own(int fd) noexcept {

@@ -1,10 +1,14 @@
 // Reading /proc: paths without a formatter, and folders whose entries are numbers.
 #pragma once
 
+#include <fcntl.h>
+
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "shim/arena/kernel.h"
+#include "shim/boot/own_table.h"
 
 namespace inlay::shim {
 
@@ -30,6 +34,20 @@ class ProcPath {
   char bytes_[64];
   char *begin_ = bytes_ + sizeof(bytes_) - 1;
 };
+
+// The beginning of a small file, ended by a zero. What read() said, negative errno on failure.
+inline long read_proc(const ProcPath &path, std::span<char> text) noexcept {
+  long got = 0;
+  boot::in_own_table([&] {
+    long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
+    got = fd < 0 ? fd
+                 : kernel::call(SYS_read, fd, kernel::word(text.data()),
+                                static_cast<long>(text.size() - 1));
+    if (fd >= 0) kernel::close(static_cast<int>(fd));
+  });
+  text[got > 0 ? static_cast<std::size_t>(got) : 0] = '\0';
+  return got;
+}
 
 // Calls visit(number) for each entry that is one, until it returns false.
 template <typename F>

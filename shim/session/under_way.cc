@@ -6,6 +6,7 @@
 
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/boot/own_table.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
@@ -42,6 +43,18 @@ std::uint64_t parse_number(const char *&text) noexcept {
 
 enum class Asleep : std::uint8_t { here, elsewhere, awake };
 
+// Asked of the caller's table: this may run in another.
+bool is_open(int number) noexcept {
+  ProcPath path;
+  path.before(static_cast<std::uint32_t>(number))
+      .before("/fd/")
+      .before(current_thread_id())
+      .before("/proc/self/task/");
+  char target[1];
+  return kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(path.text()), kernel::word(target),
+                      sizeof target) > 0;
+}
+
 // What a thread of this process does: proc(5), /proc/PID/syscall: "running", or the number of the
 // call it sleeps in and its arguments.
 Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noexcept {
@@ -64,8 +77,8 @@ Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noe
     case SYS_sendto: {
       // The number that was closed last, a copy of inlay's, or one that is nothing any more.
       auto number = static_cast<int>(first);
-      bool here = number == static_cast<int>(closed) || is_own_descriptor(number) ||
-                  kernel::call(SYS_fcntl, number, F_GETFD) < 0;
+      bool here = number == static_cast<int>(closed) || is_own_descriptor(number) || number < 0 ||
+                  !is_open(number);
       return here ? Asleep::here : Asleep::elsewhere;
     }
     case SYS_futex: {  // for the session's state, or one of its locks
@@ -96,13 +109,8 @@ bool follow(Slot &slot, UnderWay &call) noexcept {
       slot.generation.load(std::memory_order_relaxed) != call.generation) {
     return false;
   }
-  long copy = kernel::call(SYS_fcntl, number, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) return false;
-  int own = make_own(static_cast<int>(copy));
-  if (own < 0) {
-    kernel::close(static_cast<int>(copy));
-    return false;
-  }
+  int own = copy_own(number);
+  if (own < 0) return false;
   call.fd = own;
   call.copied = true;
   return true;
@@ -140,18 +148,21 @@ bool is_still_called(Slot &slot) noexcept {
   }
   std::int64_t since = monotonic_ns() - mine.closed_ns;
   if (since < kGraceNs) return true;
-  constexpr const char kTasks[] = "/proc/self/task";
-  long folder =
-      kernel::call(SYS_openat, AT_FDCWD, kernel::word(kTasks), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return false;
   bool called = false;
-  for_each_number(static_cast<int>(folder), [&](std::uint32_t thread) {
-    if (thread == current_thread_id()) return true;
-    Asleep what = look_at(thread, slot, mine.closed - 1);
-    called = what == Asleep::here || (what == Asleep::awake && since < kComputingGraceNs);
-    return !called;
+  boot::in_own_table([&] {
+    constexpr const char kTasks[] = "/proc/self/task";
+    long folder = kernel::call(SYS_openat, AT_FDCWD, kernel::word(kTasks),
+                               O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return;
+    const auto here = static_cast<std::uint32_t>(kernel::thread_id());
+    for_each_number(static_cast<int>(folder), [&](std::uint32_t thread) {
+      if (thread == current_thread_id() || thread == here) return true;
+      Asleep what = look_at(thread, slot, mine.closed - 1);
+      called = what == Asleep::here || (what == Asleep::awake && since < kComputingGraceNs);
+      return !called;
+    });
+    kernel::close(static_cast<int>(folder));
   });
-  kernel::close(static_cast<int>(folder));
   return called;
 }
 

@@ -78,17 +78,14 @@ Doing look_at(std::uint32_t thread) noexcept {
   if (boot::sandboxed()) return Doing::hidden;
   ProcPath path;
   path.before("/syscall").before(thread).before("/proc/self/task/");
-  long fd = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
-  if (fd == -ENOENT || fd == -ESRCH) {
+  // "running", or the number of the call it sleeps in and its arguments; "-1" outside one.
+  char line[16];
+  long got = read_proc(path, line);
+  if (got == -ENOENT || got == -ESRCH) {
     bool lives = kernel::call(SYS_tgkill, kernel::process_id(), static_cast<long>(thread), 0) == 0;
     return lives ? Doing::hidden : Doing::ended;
   }
-  if (fd < 0) return Doing::hidden;
-  // "running", or the number of the call it sleeps in and its arguments; "-1" outside one.
-  char line[16] = {};
-  long got = kernel::call(SYS_read, fd, kernel::word(line), sizeof(line) - 1);
-  kernel::close(static_cast<int>(fd));
-  if (got <= 0) return got == -ESRCH ? Doing::ended : Doing::hidden;
+  if (got <= 0) return Doing::hidden;
   if (line[0] == 'r') return Doing::computing;
   if (line[0] < '0' || line[0] > '9') return Doing::other;
   long call = 0;

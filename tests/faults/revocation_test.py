@@ -82,7 +82,7 @@ class Revocation(unittest.TestCase):
 
         accepting = self.server(stale, identity=f'crl = "{self.crl}"\nstale_crl = "accept"')
         answer = self.client().ask(port=accepting.port, enough=len(GREETING))
-        self.assertEqual(bytes.fromhex(answer["received"]), GREETING)
+        self.assertTrue(bytes.fromhex(answer["received"]).startswith(GREETING), answer)
 
     def until_refused(self, server):
         client = self.client()
