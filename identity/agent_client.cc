@@ -193,7 +193,8 @@ AgentAnswer::~AgentAnswer() {
 
 std::vector<std::string> standard_agent_sockets() {
   std::vector<std::string> paths{kAgentSocket};
-  const char *const folder = std::getenv("XDG_RUNTIME_DIR");
+  // Of a program with more rights than who started it (AT_SECURE) the environment is not asked.
+  const char *const folder = secure_getenv("XDG_RUNTIME_DIR");
   if (folder != nullptr && folder[0] == '/')
     paths.push_back(folder + std::string("/inlay/agent.sock"));
   return paths;

@@ -4,12 +4,14 @@
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -215,6 +217,39 @@ class Metrics(unittest.TestCase):
             while more := client.recv(65536):
                 text += more
         self.assertRegex(text.decode(), r'no-entry"\} 1\n')
+
+
+class Privileged(unittest.TestCase):
+    def test_T68_a_set_user_id_program_asks_no_agent_that_its_environment_names(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="inlay-suid-"))
+        self.addCleanup(shutil.rmtree, folder)
+        folder.chmod(0o755)
+        (folder / "inlay").mkdir()
+        program = folder / "program"
+        shutil.copy(INLAY, program)
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(str(folder / "inlay" / "agent.sock"))
+        listener.listen()
+        listener.setblocking(False)
+        os.chmod(folder / "inlay" / "agent.sock", 0o666)
+        address = f"unix://{folder}/inlay/agent.sock"
+
+        def asks(mode):
+            """Whether it connects; a connection is closed at once, so that it ends."""
+            program.chmod(mode)
+            child = subprocess.Popen([program, "status"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                     user=ALICE, group=ALICE, extra_groups=[], env={
+                                         "XDG_RUNTIME_DIR": str(folder), "INLAY_CONFIG": address,
+                                         "SPIFFE_ENDPOINT_SOCKET": address})
+            asked = False
+            while child.poll() is None or select.select([listener], [], [], 0)[0]:
+                if select.select([listener], [], [], 0.01)[0]:
+                    listener.accept()[0].close()
+                    asked = True
+            return asked
+        self.assertTrue(asks(0o755), "the control: without the bit it asks there")
+        self.assertFalse(asks(0o4755))
 
 
 class Commands(WithAgent):
