@@ -200,6 +200,18 @@ class Systemd(unittest.TestCase):
                 ours = [line for line in done.stderr.splitlines() if "inlay" in line]
                 self.assertEqual((done.returncode, ours), (0, []), done.stderr)
 
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not here")
+    def test_the_unit_of_the_system_stays_as_confined_as_it_is(self):
+        units = pathlib.Path(__file__).resolve().parents[2] / "tools" / "systemd"
+        agent = Agent(start=False)
+        self.addCleanup(agent.close)
+        unit = agent.folder / "inlay-agent.service"
+        unit.write_text((units / "inlay-agent.service.in").read_text().replace("@bindir@", str(AGENT.parent)))
+        # In tenths; 2.9 with systemd 252, where "OK" begins at 5 and lower is better.
+        done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=30", unit],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
 
 class Metrics(unittest.TestCase):
     def test_refusals_and_signatures_are_counted(self):
