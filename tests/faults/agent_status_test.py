@@ -6,11 +6,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from agent_support import NOBODY, TRUST_DOMAIN, Agent, as_user, run_inlay
-from support import INLAY, until
+from support import FOLDER, GREETING, INLAY, ClientVictim, ServerVictim, issue, until
+from support import TRUST_DOMAIN as FAULTS_DOMAIN
 
 WEB = f"spiffe://{TRUST_DOMAIN}/web"
 ENTRY = f'\n[[entry]]\nid = "{WEB}"\nuid = 0\n'
@@ -81,6 +83,29 @@ class Status(unittest.TestCase):
         issue("1h")
         until(lambda: status(agent)[0] == 0, "the new SVID is noticed")
         self.assertIn("nothing is wrong", status(agent)[1])
+
+    def test_an_svid_is_renewed_by_time_and_sessions_go_on(self):
+        agent = self.agent()
+        client = ClientVictim(issue("client"))  # from files; its authority is the agent's
+        agent.config.write_text(
+            f'trust_domain = "{FAULTS_DOMAIN}"\nsocket = "{agent.socket}"\n[source]\n'
+            f'authority = "{FOLDER / "authority"}"\n[svid]\nttl = "1m"\n[log]\nfile = "{agent.log}"\n'
+            f'[[entry]]\nid = "spiffe://{FAULTS_DOMAIN}/server"\nuid = {os.getuid()}\n')
+        agent.start()
+        server = ServerVictim(None, agent=agent.socket)
+        client.tell(port=server.port, tell=True)
+        client.line()
+        before = until(lambda: next((event for event in server.events() if event["event"] == "accepted"), None),
+                       "an open session")
+        # Half a minute, 10 % more or less by chance.
+        while report(agent)["identities"][0]["rotations"] == 0:
+            time.sleep(0.5)
+        answer = ClientVictim(issue("client")).ask(port=server.port, enough=len(GREETING))
+        self.assertEqual(bytes.fromhex(answer["received"]), GREETING)
+        self.assertEqual([event for event in server.events() if event["event"] in ("cut", "refused")], [])
+        self.assertEqual(before["peer_id"], f"spiffe://{FAULTS_DOMAIN}/client")
+        client.child.kill()
+        self.assertTrue(server.result(int(before["remote"].rpartition(":")[2]))["received"])
 
     def test_T20_another_authority_replaces_every_svid(self):
         agent = self.agent()
