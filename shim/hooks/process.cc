@@ -65,7 +65,14 @@ struct Departure {
     } else {
       withhold.cover_standard_streams();
     }
+    departed_ = true;
   }
+  ~Departure() {
+    if (departed_ && !in_foreign_process()) exec_failed();
+  }
+
+ private:
+  bool departed_ = false;
 };
 
 int execute(const char *path, char *const arguments[], char *const environment[]) {

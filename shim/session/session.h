@@ -90,6 +90,8 @@ void watched(Slot &slot, int epoll, int operation) noexcept;
 // exit, _exit, quick_exit, exec*: finishes what managed connections owe. `will_exec`: only
 // descriptors marked close-on-exec are ended.
 void flush_everything(bool will_exec) noexcept;
+// After it: the program that was to take this one's place could not be executed.
+void exec_failed() noexcept;
 
 // Fails the session closed with a reason: kernel shutdown, log record. For stdio and other calls
 // inlay can't protect.

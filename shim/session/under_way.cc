@@ -166,6 +166,8 @@ bool is_still_called(Slot &slot) noexcept {
   return called;
 }
 
+void exec_failed() noexcept { g_forgotten.store(false, std::memory_order_relaxed); }
+
 void forget_calls() noexcept {
   g_forgotten.store(true, std::memory_order_relaxed);
   if (lingering().load(std::memory_order_acquire) == 0) return;

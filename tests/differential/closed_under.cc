@@ -36,6 +36,30 @@ void receive_one(int fd) {
   note("again", recv(fd, &c, 1, 0));
 }
 
+// What execve() takes for a program, until it looks.
+void execute_in_vain() {
+  const char *folder = getenv("TMPDIR");
+  std::string path = std::string(folder != nullptr ? folder : "/tmp") + "/no-program";
+  int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0700);
+  note("written", write(file, "\1\2\3", 3));
+  close(file);
+  char *const arguments[] = {path.data(), nullptr};
+  note("execv", execv(path.c_str(), arguments));
+  unlink(path.c_str());
+}
+
+Scenario after_exec{"threads/closed-while-receiving-after-a-failed-exec", one_byte_later,
+                    [](std::uint16_t port) {
+                      int fd = dial_and_greet(port);
+                      execute_in_vain();
+                      Worker reader("reader", [fd] { receive_one(fd); });
+                      reader.await_blocked();
+                      note("close", close(fd));
+                      meet();
+                      reader.join();
+                      meet();
+                    }};
+
 Scenario received{"threads/closed-while-receiving", one_byte_later, [](std::uint16_t port) {
                     int fd = dial_and_greet(port);
                     Worker reader("reader", [fd] { receive_one(fd); });
