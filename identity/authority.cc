@@ -5,6 +5,7 @@
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <array>
 
 #include "identity/certificate.h"
@@ -25,8 +26,6 @@ constexpr std::size_t kMaxNameLength = 64;
 tl::unexpected<AuthorityError> error(std::string message) {
   return tl::unexpected(AuthorityError{std::move(message)});
 }
-
-PkeyPtr new_key() { return PkeyPtr(EVP_PKEY_Q_keygen(library_context(), nullptr, "EC", "P-256")); }
 
 // RFC 5280 §4.1.2.2: positive, at most 20 octets. 126 random bits.
 bool set_random_serial(X509 *certificate) {
@@ -55,45 +54,51 @@ bool set_validity(X509 *certificate, std::time_t not_before, std::time_t not_aft
          ASN1_TIME_set(X509_getm_notAfter(certificate), not_after) != nullptr;
 }
 
-bool sign(X509 *certificate, EVP_PKEY *key) {
+bool sign_certificate(X509 *certificate, EVP_PKEY *key) {
   const DigestAlgorithmPtr digest(EVP_MD_fetch(library_context(), "SHA256", nullptr));
   return digest && X509_sign(certificate, key, digest.get()) > 0;
 }
 
 // What was just made has OpenSSL's caches of an unfinished certificate: read it afresh.
 X509Ptr reread(const X509 *certificate) {
-  unsigned char *der = nullptr;
-  const int length = i2d_X509(certificate, &der);
-  if (length <= 0) return nullptr;
-  X509Ptr copy = certificate_from_der({der, static_cast<std::size_t>(length)});
-  OPENSSL_free(der);
-  return copy;
+  const std::string der = certificate_der(certificate);
+  return certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()});
 }
 
-X509Ptr make_root(std::string_view trust_domain, EVP_PKEY *key, std::time_t now) {
+// What every authority's certificate has. `issuer` is the certificate itself for a root.
+bool make_authority(X509 *certificate, X509 *issuer, std::string_view trust_domain,
+                    const std::string &name, EVP_PKEY *key, int path_length, std::time_t not_before,
+                    std::time_t not_after) {
+  return X509_set_version(certificate, X509_VERSION_3) == 1 && set_random_serial(certificate) &&
+         add_name(certificate, "O", trust_domain.substr(0, kMaxNameLength)) &&
+         add_name(certificate, "CN", std::string_view(name).substr(0, kMaxNameLength)) &&
+         X509_set_issuer_name(certificate, X509_get_subject_name(issuer)) == 1 &&
+         set_validity(certificate, not_before, not_after) &&
+         X509_set_pubkey(certificate, key) == 1 &&
+         add_extension(certificate, issuer, NID_basic_constraints,
+                       fmt::format("critical,CA:TRUE,pathlen:{}", path_length)) &&
+         add_extension(certificate, issuer, NID_key_usage, "critical,keyCertSign,cRLSign") &&
+         add_extension(certificate, issuer, NID_subject_key_identifier, "hash") &&
+         (issuer == certificate ||
+          add_extension(certificate, issuer, NID_authority_key_identifier, "keyid:always")) &&
+         add_extension(certificate, issuer, NID_subject_alt_name,
+                       "URI:spiffe://" + std::string(trust_domain));
+}
+
+X509Ptr make_root(std::string_view trust_domain, EVP_PKEY *key, std::time_t now,
+                  const RootSettings &settings) {
   X509Ptr root(X509_new_ex(library_context(), nullptr));
-  X509 *const certificate = root.get();
   // The names of two authorities may be equal: the key identifiers tell them apart.
   const bool made =
-      root && X509_set_version(certificate, X509_VERSION_3) == 1 &&
-      set_random_serial(certificate) &&
-      add_name(certificate, "O", trust_domain.substr(0, kMaxNameLength)) &&
-      add_name(certificate, "CN", "inlay development authority") &&
-      X509_set_issuer_name(certificate, X509_get_subject_name(certificate)) == 1 &&
-      set_validity(certificate, now - kBackdate, now + kAuthorityLifetime) &&
-      X509_set_pubkey(certificate, key) == 1 &&
-      add_extension(certificate, certificate, NID_basic_constraints,
-                    "critical,CA:TRUE,pathlen:0") &&
-      add_extension(certificate, certificate, NID_key_usage, "critical,keyCertSign,cRLSign") &&
-      add_extension(certificate, certificate, NID_subject_key_identifier, "hash") &&
-      add_extension(certificate, certificate, NID_subject_alt_name,
-                    "URI:spiffe://" + std::string(trust_domain)) &&
-      sign(certificate, key);
-  return made ? reread(certificate) : nullptr;
+      root &&
+      make_authority(root.get(), root.get(), trust_domain, settings.name, key, settings.path_length,
+                     now - kBackdate, now + settings.lifetime) &&
+      sign_certificate(root.get(), key);
+  return made ? reread(root.get()) : nullptr;
 }
 
-X509Ptr make_leaf(const SpiffeId &id, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
-                  std::time_t not_before, std::time_t not_after) {
+X509Ptr new_leaf(const SpiffeId &id, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
+                 std::time_t not_before, std::time_t not_after) {
   X509Ptr leaf(X509_new_ex(library_context(), nullptr));
   X509 *const certificate = leaf.get();
   const bool made =
@@ -109,7 +114,7 @@ X509Ptr make_leaf(const SpiffeId &id, EVP_PKEY *key, X509 *issuer, EVP_PKEY *iss
       // Critical, for the subject is empty: RFC 5280 §4.1.2.6. No character of a SPIFFE ID has a
       // meaning in this syntax.
       add_extension(certificate, issuer, NID_subject_alt_name, "critical,URI:" + id.uri()) &&
-      sign(certificate, issuer_key);
+      sign_certificate(certificate, issuer_key);
   return made ? reread(certificate) : nullptr;
 }
 
@@ -135,27 +140,48 @@ std::string to_pem(const EVP_PKEY *key) {
   return text_of(bio.get());
 }
 
-// Does the leaf pass what every peer will hold it to?
-tl::expected<void, AuthorityError> prove(const X509Ptr &leaf, const X509Ptr &root,
-                                         std::string_view trust_domain, std::time_t now) {
-  if (X509_up_ref(leaf.get()) != 1) return error("out of memory");
-  X509Ptr sent(leaf.get());
+X509Ptr share(const X509Ptr &certificate) {
+  return X509_up_ref(certificate.get()) == 1 ? X509Ptr(certificate.get()) : nullptr;
+}
+
+// Does the leaf pass what every peer will hold it to? The digest is that of the root it rests on.
+tl::expected<std::array<std::uint8_t, 32>, AuthorityError> prove(
+    const X509Ptr &leaf, const X509Ptr &issuer, std::span<const X509Ptr> above,
+    std::span<const X509Ptr> anchors, std::string_view trust_domain, std::time_t now) {
   const X509StackPtr chain(sk_X509_new_null());
-  if (!chain || sk_X509_push(chain.get(), sent.get()) <= 0) return error("out of memory");
-  (void)sent.release();
+  const auto push = [&](const X509Ptr &certificate) {
+    X509Ptr copy = share(certificate);
+    return chain && copy && sk_X509_push(chain.get(), copy.get()) > 0 && copy.release() != nullptr;
+  };
+  bool pushed = push(leaf) && push(issuer);
+  for (const X509Ptr &certificate : above) pushed = pushed && push(certificate);
   BundleSet bundles;
-  if (X509_up_ref(root.get()) != 1) return error("out of memory");
-  bundles[std::string(trust_domain)].authorities.emplace_back(root.get());
-  const auto id = verify_x509_svid(chain.get(), bundles, now);
-  if (id) return {};
+  Bundle &bundle = bundles[std::string(trust_domain)];
+  for (const X509Ptr &anchor : anchors) bundle.authorities.push_back(share(anchor));
+  if (!pushed || std::find(bundle.authorities.begin(), bundle.authorities.end(), nullptr) !=
+                     bundle.authorities.end()) {
+    return error("out of memory");
+  }
+  PathRecord record;
+  const auto id = verify_x509_svid(chain.get(), bundles, now, &record);
+  if (id) return record.authority;
   return error(fmt::format("the authority issues SVIDs that peers would refuse: {}: {}",
                            sentence(id.error().error), id.error().detail));
 }
 
 }  // namespace
 
+Authority::Authority(SpiffeId id, X509Ptr certificate, PkeyPtr key, std::time_t not_after)
+    : id_(std::move(id)),
+      certificate_(std::move(certificate)),
+      key_(std::move(key)),
+      not_after_(not_after) {
+  if (X509Ptr own = share(certificate_)) anchors_.push_back(std::move(own));
+}
+
 tl::expected<Authority, AuthorityError> Authority::create(std::string_view trust_domain,
-                                                          std::time_t now) {
+                                                          std::time_t now,
+                                                          const RootSettings &settings) {
   const ErrorMark mark;
   const auto id = SpiffeId::parse("spiffe://" + std::string(trust_domain));
   if (!id) {
@@ -166,10 +192,10 @@ tl::expected<Authority, AuthorityError> Authority::create(std::string_view trust
     return error(fmt::format("\"{}\" is no trust domain: give its name alone, without a path",
                              printable(trust_domain)));
   }
-  PkeyPtr key = new_key();
-  X509Ptr root = key ? make_root(trust_domain, key.get(), now) : nullptr;
+  PkeyPtr key = make_authority_key();
+  X509Ptr root = key ? make_root(trust_domain, key.get(), now, settings) : nullptr;
   if (!root) return error("OpenSSL could not make the authority");
-  return Authority(*id, std::move(root), std::move(key), now + kAuthorityLifetime);
+  return Authority(*id, std::move(root), std::move(key), now + settings.lifetime);
 }
 
 tl::expected<Authority, AuthorityError> Authority::parse(std::string_view certificate_pem,
@@ -197,9 +223,60 @@ tl::expected<Authority, AuthorityError> Authority::parse(std::string_view certif
   return Authority(*id, std::move(root), std::move(*key), *not_after);
 }
 
-tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, std::time_t now,
-                                                          std::time_t lifetime) const {
+tl::expected<Authority, AuthorityError> Authority::assemble(std::string_view trust_domain,
+                                                            std::vector<X509Ptr> chain, PkeyPtr key,
+                                                            std::vector<X509Ptr> anchors) {
   const ErrorMark mark;
+  const auto id = SpiffeId::parse("spiffe://" + std::string(trust_domain));
+  if (!id || !id->path().empty() || chain.empty() || !key) {
+    return error("the authority has no trust domain, certificate or key");
+  }
+  const auto not_after = to_time(X509_get0_notAfter(chain.front().get()));
+  if (!not_after) return error("the authority's dates are malformed");
+  if (X509_check_private_key(chain.front().get(), key.get()) != 1 || !halves_match(key.get())) {
+    return error("the authority's key does not belong to its certificate");
+  }
+  if (X509_check_ca(chain.front().get()) != 1) {
+    return error(
+        fmt::format("{} is no authority's certificate (cA)", subject_text(chain.front().get())));
+  }
+  Authority made(*id, std::move(chain.front()), std::move(key), *not_after);
+  chain.erase(chain.begin());
+  made.above_ = std::move(chain);
+  if (!anchors.empty()) made.anchors_ = std::move(anchors);
+  return made;
+}
+
+tl::expected<Authority, AuthorityError> Authority::create_intermediate(
+    std::time_t now, std::time_t lifetime, const std::string &name) const {
+  const ErrorMark mark;
+  if (X509_get_pathlen(certificate_.get()) == 0) {
+    return error("the root may sign leaves only (pathLen 0): it cannot have an intermediate");
+  }
+  if (lifetime <= 0 || lifetime > not_after_ - now) {
+    return error(fmt::format("the intermediate would outlive its root, which ends at {}",
+                             time_text(not_after_)));
+  }
+  PkeyPtr key = make_authority_key();
+  X509Ptr made(X509_new_ex(library_context(), nullptr));
+  if (!key || !made ||
+      !make_authority(made.get(), certificate_.get(), trust_domain(), name, key.get(), 0,
+                      now - kBackdate, now + lifetime) ||
+      !sign_certificate(made.get(), key_.get())) {
+    return error("OpenSSL could not make the intermediate");
+  }
+  X509Ptr certificate = reread(made.get());
+  X509Ptr anchor = share(certificate_);
+  if (!certificate || !anchor) return error("out of memory");
+  Authority intermediate(id_, std::move(certificate), std::move(key), now + lifetime);
+  intermediate.anchors_.clear();
+  intermediate.anchors_.push_back(std::move(anchor));
+  return intermediate;
+}
+
+tl::expected<X509Ptr, AuthorityError> Authority::make_leaf(
+    const SpiffeId &id, EVP_PKEY *key, std::time_t now, std::time_t lifetime,
+    std::array<std::uint8_t, 32> *root) const {
   if (id.trust_domain() != trust_domain()) {
     return error(
         fmt::format("{} is not of this authority's trust domain {}", id.uri(), trust_domain()));
@@ -215,25 +292,68 @@ tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, st
                     "shorter time or make a new authority",
                     time_text(not_after_)));
   }
-  const PkeyPtr key = new_key();
-  const X509Ptr leaf = key ? make_leaf(id, key.get(), certificate_.get(), key_.get(),
-                                       now - kBackdate, now + lifetime)
-                           : nullptr;
+  X509Ptr leaf = new_leaf(id, key, certificate_.get(), key_.get(), now - kBackdate, now + lifetime);
   if (!leaf) return error("OpenSSL could not make the SVID");
-  if (auto good = prove(leaf, certificate_, trust_domain(), now); !good) {
-    return tl::unexpected(good.error());
-  }
-  IssuedSvid issued{to_pem(leaf.get()), to_pem(key.get()), now + lifetime};
+  auto proved = prove(leaf, certificate_, above_, anchors_, trust_domain(), now);
+  if (!proved) return tl::unexpected(proved.error());
+  *root = *proved;
+  return leaf;
+}
+
+tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, std::time_t now,
+                                                          std::time_t lifetime) const {
+  const ErrorMark mark;
+  const PkeyPtr key = make_authority_key();
+  if (!key) return error("OpenSSL could not make the SVID");
+  std::array<std::uint8_t, 32> root{};
+  const auto leaf = make_leaf(id, key.get(), now, lifetime, &root);
+  if (!leaf) return tl::unexpected(leaf.error());
+  IssuedSvid issued{to_pem(leaf->get()), to_pem(key.get()), now + lifetime};
   if (issued.chain_pem.empty() || issued.key_pem.empty()) return error("out of memory");
   return issued;
+}
+
+tl::expected<SignedSvid, AuthorityError> Authority::sign(const SpiffeId &id, EVP_PKEY *key,
+                                                         std::time_t now,
+                                                         std::time_t lifetime) const {
+  const ErrorMark mark;
+  if (const std::string weakness = key_weakness(key); !weakness.empty()) {
+    return error(fmt::format("the key is {}: make one on P-256", weakness));
+  }
+  SignedSvid made;
+  const auto leaf = make_leaf(id, key, now, lifetime, &made.root);
+  if (!leaf) return tl::unexpected(leaf.error());
+  made.chain.push_back(certificate_der(leaf->get()));
+  if (X509_self_signed(certificate_.get(), 0) != 1) {
+    made.chain.push_back(certificate_der(certificate_.get()));
+  }
+  for (const X509Ptr &certificate : above_) {
+    made.chain.push_back(certificate_der(certificate.get()));
+  }
+  made.serial = serial_text(leaf->get());
+  made.not_after = now + lifetime;
+  return made;
+}
+
+const X509 *Authority::root() const {
+  const ErrorMark mark;
+  X509 *const last = above_.empty() ? certificate_.get() : above_.back().get();
+  const auto found = std::find_if(anchors_.begin(), anchors_.end(), [&](const X509Ptr &anchor) {
+    return X509_verify(last, X509_get0_pubkey(anchor.get())) == 1;
+  });
+  return found == anchors_.end() ? nullptr : found->get();
 }
 
 std::string Authority::certificate_pem() const { return to_pem(certificate_.get()); }
 std::string Authority::key_pem() const { return to_pem(key_.get()); }
 
+PkeyPtr make_authority_key() {
+  return PkeyPtr(EVP_PKEY_Q_keygen(library_context(), nullptr, "EC", "P-256"));
+}
+
 std::string make_jwt_key_pem() {
   const ErrorMark mark;
-  const PkeyPtr key = new_key();
+  const PkeyPtr key = make_authority_key();
   return key ? to_pem(key.get()) : std::string();
 }
 

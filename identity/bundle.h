@@ -18,6 +18,8 @@ struct Bundle {
   std::vector<X509Ptr> authorities;  // empty means: everything of this trust domain is rejected
   std::uint64_t sequence = 0;        // spiffe_sequence; 0 when absent or PEM
   std::vector<X509CrlPtr> crls;      // complete ones, each signed by one of the authorities
+  // Of issuers that are not in the bundle: whether one counts is seen when a chain brings its issuer.
+  std::vector<X509CrlPtr> crls_of_intermediates;
   bool accept_stale_crls =
       false;  // past their nextUpdate; else they refuse what their issuer signed
 };

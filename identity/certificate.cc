@@ -192,16 +192,46 @@ std::string key_weakness(const EVP_PKEY *key) {
   return fmt::format("on the curve {}, not P-256 or P-384", name);
 }
 
-std::array<std::uint8_t, 32> public_key_digest(const X509 *certificate) {
-  std::array<std::uint8_t, 32> digest{};
+std::string certificate_der(const X509 *certificate) {
   unsigned char *der = nullptr;
-  const int length = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
+  const int length = i2d_X509(certificate, &der);
+  if (length <= 0) return {};
+  std::string bytes(reinterpret_cast<const char *>(der), static_cast<std::size_t>(length));
+  OPENSSL_free(der);
+  return bytes;
+}
+
+std::string serial_text(const X509 *certificate) {
+  const ASN1_INTEGER *const serial = X509_get0_serialNumber(certificate);
+  const std::span bytes(ASN1_STRING_get0_data(serial),
+                        static_cast<std::size_t>(ASN1_STRING_length(serial)));
+  return fmt::format("{:02x}", fmt::join(bytes, ""));
+}
+
+namespace {
+
+std::array<std::uint8_t, 32> digest_and_free(unsigned char *der, int length) {
+  std::array<std::uint8_t, 32> digest{};
   if (length > 0) {
     EVP_Q_digest(library_context(), "SHA256", nullptr, der, static_cast<std::size_t>(length),
                  digest.data(), nullptr);
   }
   OPENSSL_free(der);
   return digest;
+}
+
+}  // namespace
+
+std::array<std::uint8_t, 32> public_key_digest(const X509 *certificate) {
+  unsigned char *der = nullptr;
+  const int length = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
+  return digest_and_free(der, length);
+}
+
+std::array<std::uint8_t, 32> public_key_digest(const EVP_PKEY *key) {
+  unsigned char *der = nullptr;
+  const int length = i2d_PUBKEY(key, &der);
+  return digest_and_free(der, length);
 }
 
 std::string key_weakness(const X509 *certificate) {

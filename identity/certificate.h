@@ -47,8 +47,13 @@ std::string subject_text(const X509 *certificate);
 // `bytes` with everything outside printable ASCII escaped, cut to a length fit for a log.
 std::string printable(std::string_view bytes);
 
+std::string certificate_der(const X509 *certificate);  // "" when OpenSSL has no memory
+// The serial number in lower-case hexadecimal, two digits for each byte.
+std::string serial_text(const X509 *certificate);
+
 // SHA-256 of the SubjectPublicKeyInfo as DER: names a key. All zero when OpenSSL has no memory.
 std::array<std::uint8_t, 32> public_key_digest(const X509 *certificate);
+std::array<std::uint8_t, 32> public_key_digest(const EVP_PKEY *key);
 
 // What is wrong with the kind or size of a certificate's key, as an end of the sentence "its key
 // is …"; empty when it is allowed: RSA of 2048 to 8192 bits, P-256, P-384.

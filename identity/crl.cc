@@ -43,12 +43,6 @@ bool has_unknown_critical_extension(const X509_CRL *crl) {
   return X509_CRL_get_ext_by_NID(crl, NID_delta_crl, -1) >= 0;
 }
 
-bool has_signed(X509 *authority, X509_CRL *crl) {
-  return X509_NAME_cmp(X509_get_subject_name(authority), X509_CRL_get_issuer(crl)) == 0 &&
-         (X509_get_key_usage(authority) & X509v3_KU_CRL_SIGN) != 0 &&
-         X509_CRL_verify(crl, X509_get0_pubkey(authority)) == 1;
-}
-
 tl::expected<Crl, std::string> parse_one(std::string der) {
   const X509CrlPtr parsed = crl_from_der(der);
   if (!parsed) return tl::unexpected(std::string("it holds no CRL, neither PEM nor DER"));
@@ -110,6 +104,13 @@ tl::expected<std::vector<Crl>, std::string> parse_crls(std::string_view text) {
   return crls;
 }
 
+bool has_signed(const X509 *authority, const X509_CRL *crl) {
+  // OpenSSL only reads the list.
+  return X509_NAME_cmp(X509_get_subject_name(authority), X509_CRL_get_issuer(crl)) == 0 &&
+         (X509_get_key_usage(const_cast<X509 *>(authority)) & X509v3_KU_CRL_SIGN) != 0 &&
+         X509_CRL_verify(const_cast<X509_CRL *>(crl), X509_get0_pubkey(authority)) == 1;
+}
+
 bool signed_by(const Crl &crl, std::span<const std::string> authorities) {
   const ErrorMark mark;
   const X509CrlPtr parsed = crl_from_der(crl.der);
@@ -164,6 +165,16 @@ bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale) {
     added = true;
   }
   return added;
+}
+
+void add_crl_of_intermediate(const Crl &crl, BundleSet &bundles, bool accept_stale) {
+  const ErrorMark mark;
+  for (auto &[trust_domain, bundle] : bundles) {
+    X509CrlPtr parsed = crl_from_der(crl.der);
+    if (!parsed) throw std::bad_alloc();  // it was read before
+    bundle.crls_of_intermediates.push_back(std::move(parsed));
+    bundle.accept_stale_crls = accept_stale;
+  }
 }
 
 bool revoked(const X509 *certificate, std::span<const std::string> crls) {

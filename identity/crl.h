@@ -35,6 +35,14 @@ bool signed_by(const Crl &crl, std::span<const std::string> authorities);
 // too: a list that is lost would let in whom it names.
 bool add_crl(const Crl &crl, BundleSet &bundles, bool accept_stale);
 
+// For one that no authority of a bundle has signed, from whom it is believed (an agent, the
+// authority): an intermediate signed it. It counts where a chain holds that very intermediate, and is
+// its newest. Throws std::bad_alloc.
+void add_crl_of_intermediate(const Crl &crl, BundleSet &bundles, bool accept_stale);
+
+// Whether `authority` (or intermediate) has signed it and may. Leaves OpenSSL's errors.
+bool has_signed(const X509 *authority, const X509_CRL *crl);
+
 // Whether one of `crls` (DER) names `certificate`: by its issuer and serial number.
 bool revoked(const X509 *certificate, std::span<const std::string> crls);
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "identity/certificate.h"
+#include "identity/crl.h"
 #include "identity/extensions.h"
 
 namespace inlay::identity {
@@ -264,27 +265,43 @@ tl::unexpected<VerifyFailure> explain(X509_STORE_CTX *context, const STACK_OF(X5
   return failure(kind, fmt::format("{}: {}", subject, X509_verify_cert_error_string(error)));
 }
 
-// RFC 5280 §6.3, with complete CRLs of the certificate's own issuer; their signatures were checked when
-// they were taken in.
-tl::expected<void, VerifyFailure> check_revocation(const X509 *certificate, const Bundle &bundle,
-                                                   std::time_t now) {
-  for (const X509CrlPtr &crl : bundle.crls) {
-    if (X509_NAME_cmp(X509_get_issuer_name(certificate), X509_CRL_get_issuer(crl.get())) != 0) {
-      continue;
-    }
-    X509_REVOKED *entry = nullptr;
-    if (X509_CRL_get0_by_serial(crl.get(), &entry,
-                                const_cast<ASN1_INTEGER *>(
-                                    X509_get0_serialNumber(certificate))) == 1) {
-      return failure(VerifyError::revoked, subject_text(certificate));
-    }
-    const ASN1_TIME *const next = X509_CRL_get0_nextUpdate(crl.get());
-    const auto until = next == nullptr ? std::nullopt : to_time(next);
-    if (until && *until < now && !bundle.accept_stale_crls) {
-      return failure(VerifyError::crl_stale, fmt::format("no newer one since {}", time_text(*until)));
-    }
+// What one CRL of the certificate's issuer says of it.
+tl::expected<void, VerifyFailure> judge_by(X509_CRL *crl, const X509 *certificate,
+                                           bool accept_stale, std::time_t now) {
+  X509_REVOKED *entry = nullptr;
+  // OpenSSL only reads the number.
+  auto *const serial = const_cast<ASN1_INTEGER *>(X509_get0_serialNumber(certificate));
+  if (X509_CRL_get0_by_serial(crl, &entry, serial) == 1) {
+    return failure(VerifyError::revoked, subject_text(certificate));
+  }
+  const ASN1_TIME *const next = X509_CRL_get0_nextUpdate(crl);
+  const auto until = next == nullptr ? std::nullopt : to_time(next);
+  if (until && *until < now && !accept_stale) {
+    return failure(VerifyError::crl_stale, fmt::format("no newer one since {}", time_text(*until)));
   }
   return {};
+}
+
+// RFC 5280 §6.3, with complete CRLs of the certificate's own issuer, `signer`. Signatures were
+// checked when a CRL was taken in, but of those of intermediates, which come with the chain.
+tl::expected<void, VerifyFailure> check_revocation(const X509 *certificate, const X509 *signer,
+                                                   const Bundle &bundle, std::time_t now) {
+  const X509_NAME *const issuer = X509_get_issuer_name(certificate);
+  for (const X509CrlPtr &crl : bundle.crls) {
+    if (X509_NAME_cmp(issuer, X509_CRL_get_issuer(crl.get())) != 0) continue;
+    auto good = judge_by(crl.get(), certificate, bundle.accept_stale_crls, now);
+    if (!good) return good;
+  }
+  X509_CRL *newest = nullptr;
+  for (const X509CrlPtr &crl : bundle.crls_of_intermediates) {
+    if (!has_signed(signer, crl.get())) continue;
+    if (newest == nullptr || ASN1_TIME_compare(X509_CRL_get0_lastUpdate(newest),
+                                               X509_CRL_get0_lastUpdate(crl.get())) < 0) {
+      newest = crl.get();
+    }
+  }
+  if (newest == nullptr) return {};
+  return judge_by(newest, certificate, bundle.accept_stale_crls, now);
 }
 
 std::array<std::uint8_t, 32> name_digest(const X509_NAME *name) {
@@ -352,7 +369,8 @@ tl::expected<SpiffeId, VerifyFailure> verify(const STACK_OF(X509) * chain, const
     if (auto good = check_strength(signer, !in_bundle); !good) return tl::unexpected(good.error());
   }
   for (int i = 0; i < length - 1; ++i) {
-    auto good = check_revocation(sk_X509_value(verified, i), bundle->second, now);
+    auto good = check_revocation(sk_X509_value(verified, i), sk_X509_value(verified, i + 1),
+                                 bundle->second, now);
     if (!good) return tl::unexpected(good.error());
   }
   if (record != nullptr) *record = record_of(leaf, sk_X509_value(verified, length - 1));
@@ -384,12 +402,14 @@ std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &b
       ASN1_STRING_set(serial.get(), record.serial.data(), record.serial_length) != 1) {
     return std::nullopt;
   }
-  for (const X509CrlPtr &crl : bundle.crls) {
+  const auto names_it = [&](const X509CrlPtr &crl) {
     X509_REVOKED *entry = nullptr;
-    if (name_digest(X509_CRL_get_issuer(crl.get())) == record.issuer &&
-        X509_CRL_get0_by_serial(crl.get(), &entry, serial.get()) == 1) {
-      return VerifyError::revoked;
-    }
+    return name_digest(X509_CRL_get_issuer(crl.get())) == record.issuer &&
+           X509_CRL_get0_by_serial(crl.get(), &entry, serial.get()) == 1;
+  };
+  // The intermediate itself is not in the record: its name and who gave the CRL must do.
+  for (const auto *crls : {&bundle.crls, &bundle.crls_of_intermediates}) {
+    if (std::any_of(crls->begin(), crls->end(), names_it)) return VerifyError::revoked;
   }
   return std::nullopt;
 }

@@ -40,7 +40,11 @@ tl::expected<identity::BundleSet, std::string> bundles_of(const identity::AgentS
     // One that is lost would let in whom it names.
     if (!crls) return error("the agent's CRL: " + crls.error());
     // Of an authority that has left the bundles meanwhile: nobody verifies by it any more.
-    for (const identity::Crl &crl : *crls) identity::add_crl(crl, bundles, accept_stale_crls);
+    for (const identity::Crl &crl : *crls) {
+      if (!identity::add_crl(crl, bundles, accept_stale_crls)) {
+        identity::add_crl_of_intermediate(crl, bundles, accept_stale_crls);
+      }
+    }
   }
   return bundles;
 }

@@ -136,6 +136,43 @@ TEST_CASE("a CRL that no authority of the bundle signed is not taken in") {
   CHECK_FALSE(refusal(setup.app, bundles, setup.now));
 }
 
+TEST_CASE("T21 the CRL of an intermediate counts for what that very intermediate has signed") {
+  const Setup setup;
+  testing::Knobs knobs = signs_crls();
+  const auto intermediate = make_intermediate(setup.authority, kTrustDomain, knobs);
+  const auto twin = make_intermediate(setup.authority, kTrustDomain, knobs);  // of the same name
+  const auto leaf = issue(intermediate, kId);
+  const auto with = [&](const Crl &crl, bool accept_stale) {
+    BundleSet set = setup.bundles();
+    CHECK_FALSE(add_crl(crl, set, accept_stale));
+    add_crl_of_intermediate(crl, set, accept_stale);
+    return set;
+  };
+  const X509 *const named = leaf.certificate.get();
+  const auto good = with(make_crl(intermediate, named, setup.now + 3600), false);
+  CHECK(refusal(leaf, good, setup.now) == VerifyError::revoked);
+  CHECK_FALSE(refusal(issue(intermediate, kId), good, setup.now));
+  // Neither what another has signed, nor its being stale, says anything.
+  CHECK_FALSE(refusal(leaf, with(make_crl(twin, named, setup.now + 3600), false), setup.now));
+  CHECK_FALSE(refusal(leaf, with(make_crl(twin, nullptr, setup.now - 1), false), setup.now));
+
+  const Crl stale = make_crl(intermediate, named, setup.now - 1);
+  CHECK(refusal(issue(intermediate, kId), with(stale, false), setup.now) ==
+        VerifyError::crl_stale);
+  CHECK_FALSE(refusal(issue(intermediate, kId), with(stale, true), setup.now));
+  CHECK(refusal(leaf, with(stale, true), setup.now) == VerifyError::revoked);
+
+  // The newest list says all there is to say.
+  BundleSet both = with(stale, false);
+  add_crl_of_intermediate(make_crl(intermediate, nullptr, setup.now + 3600), both, false);
+  CHECK_FALSE(refusal(leaf, both, setup.now));
+
+  // An open session, which has no chain any more.
+  PathRecord record;
+  REQUIRE(verify_x509_svid(stack_of(leaf).get(), setup.bundles(), setup.now, &record));
+  CHECK(judge_again(record, good.at(kTrustDomain)) == VerifyError::revoked);
+}
+
 TEST_CASE("T20 T21 what an open session's peer was verified by is judged again without its chain") {
   const Setup setup;
   const auto chain = stack_of(setup.app);
