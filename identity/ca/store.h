@@ -59,6 +59,7 @@ struct AuthorityRow {
   std::time_t not_after = 0;
   bool operator==(const AuthorityRow &) const = default;
 };
+using AuthorityRows = std::vector<AuthorityRow>;
 
 // --- Tokens and nodes
 
@@ -152,12 +153,12 @@ class Store {
   std::string name() const { return database_->name(); }  // for messages
 
   // -- authorities
-  Stored<std::vector<AuthorityRow>> authorities() const;  // oldest first
+  Stored<AuthorityRows> authorities() const;  // oldest first
   // Runs `change` on all of them while no other server or command can change them, and writes
   // what it leaves: rows added, states and keys changed. When it fails nothing is changed. May run
   // it more than once. What is in force afterwards.
-  using AuthorityChange = std::function<Stored<void>(std::vector<AuthorityRow> &)>;
-  Stored<std::vector<AuthorityRow>> change_authorities(const AuthorityChange &change);
+  using AuthorityChange = std::function<Stored<void>(AuthorityRows &)>;
+  Stored<AuthorityRows> change_authorities(const AuthorityChange &change);
 
   // -- tokens
   Stored<void> add_token(const Token &token);  // forgets those that ended a day before, too

@@ -6,8 +6,8 @@
 namespace inlay::identity::ca {
 namespace {
 
-std::vector<AuthorityRow> read(Statements &run) {
-  std::vector<AuthorityRow> out;
+AuthorityRows read(Statements &run) {
+  AuthorityRows out;
   for (const Row &row : run("SELECT id, kind, state, issuer, certificate, sealed_key, created_at,"
                             " changed_at, not_after FROM authorities ORDER BY created_at, id")) {
     out.push_back({.id = row.text(0),
@@ -35,16 +35,16 @@ void write(Statements &run, const AuthorityRow &row) {
 
 }  // namespace
 
-Stored<std::vector<AuthorityRow>> Store::authorities() const {
-  return in_transaction(
-      *database_, [](Statements &run) -> Stored<std::vector<AuthorityRow>> { return read(run); });
+Stored<AuthorityRows> Store::authorities() const {
+  return in_transaction(*database_,
+                        [](Statements &run) -> Stored<AuthorityRows> { return read(run); });
 }
 
-Stored<std::vector<AuthorityRow>> Store::change_authorities(const AuthorityChange &change) {
-  return in_transaction(*database_, [&](Statements &run) -> Stored<std::vector<AuthorityRow>> {
+Stored<AuthorityRows> Store::change_authorities(const AuthorityChange &change) {
+  return in_transaction(*database_, [&](Statements &run) -> Stored<AuthorityRows> {
     run.exclude_others();
-    const std::vector<AuthorityRow> before = read(run);
-    std::vector<AuthorityRow> after = before;
+    const AuthorityRows before = read(run);
+    AuthorityRows after = before;
     if (run.failed()) return after;
     if (auto changed = change(after); !changed) return tl::unexpected(std::move(changed.error()));
     if (after == before) return after;
