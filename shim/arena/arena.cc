@@ -185,7 +185,8 @@ Slot *find_in(Mapping &mapping, std::uint64_t cookie) noexcept {
   return nullptr;
 }
 
-void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
+// A helper that comes late, for the slot's last use, finds no cookie and goes.
+void initialise(Slot &slot, Local &mine, std::uint64_t cookie, State state) noexcept {
   std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
   std::uint32_t index = slot.index;
   // The locks outlive the use: a helper that comes late to the slot's last one may hold them.
@@ -193,11 +194,13 @@ void initialise(Slot &slot, std::uint64_t cookie, State state) noexcept {
   std::size_t from = 0;
   for (SharedLock *lock : {&slot.life_lock, &slot.receive_lock, &slot.send_lock}) {
     auto at = static_cast<std::size_t>(reinterpret_cast<std::byte *>(lock) - bytes);
-    std::memset(bytes + from, 0, at - from);
+    clear_shared(bytes + from, at - from);
     lock->renew();
     from = at + sizeof(SharedLock);
   }
-  std::memset(bytes + from, 0, sizeof(Slot) - from);
+  clear_shared(bytes + from, sizeof(Slot) - from);
+  Locked life(slot.life_lock);
+  mine.reset();
   slot.index = index;
   slot.generation.store(generation + 1, std::memory_order_relaxed);
   slot.receiving.head_chunk = kNoChunk;
@@ -232,9 +235,9 @@ static Slot *allocate_in(Mapping &mapping, std::uint64_t cookie, State state) no
     mapping.slots[index].index = index;
     header.high_water.store(index + 1, std::memory_order_release);
   }
+  guard.unlock();  // who frees a slot takes this one last
   Slot &slot = mapping.slots[index];
-  initialise(slot, cookie, state);
-  mapping.locals[index].reset();
+  initialise(slot, mapping.locals[index], cookie, state);
   mapping.cookies[index].store(cookie, std::memory_order_release);
   return &slot;
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include "identity/verify.h"
@@ -116,5 +117,15 @@ struct alignas(64) Slot {
   alignas(64) SharedLock send_lock;
   Sending sending;
 };
+
+// Zeroes part of a slot word by word: who holds a pointer from before may look at its atomics
+// meanwhile.
+inline void clear_shared(void *from, std::size_t length) noexcept {
+  auto *words = static_cast<std::uint64_t *>(from);
+  for (std::size_t i = 0; i < length / sizeof *words; ++i) {
+    std::atomic_ref(words[i]).store(0, std::memory_order_relaxed);
+  }
+}
+static_assert(alignof(Slot) >= 8 && sizeof(Slot) % 8 == 0 && sizeof(SharedLock) % 8 == 0);
 
 }  // namespace inlay::shim

@@ -9,11 +9,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "shim/arena/layout.h"
@@ -58,7 +60,38 @@ rlim_t address_space() {
   return pages * 4096;
 }
 
+// Whether a thread of this process waits in the kernel.
+bool is_asleep(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const std::size_t end = line.rfind(") ");
+  return end != std::string::npos && line[end + 2] == 'S';
+}
+
 }  // namespace
+
+TEST_CASE("a slot's next use waits for a helper that comes late to its last one") {
+  Slot *slot = fresh();
+  REQUIRE(slot != nullptr);
+  local(*slot).descriptor = 8;
+  free_slot(*slot);
+  std::atomic<pid_t> user{0};
+  std::atomic<bool> is_used{false};
+  Locked late(slot->life_lock);
+  std::thread next([&] {
+    user = gettid();
+    Slot *again = fresh();
+    is_used = true;
+    if (again != nullptr) free_slot(*again);
+  });
+  while (!is_used && (user == 0 || !is_asleep(user))) std::this_thread::yield();
+  CHECK(local(*slot).descriptor == 8);
+  CHECK(slot->cookie == 0);
+  late.unlock();
+  next.join();
+  CHECK(local(*slot).descriptor == 0);
+}
 
 TEST_CASE("20,000 connections have a session each, found by cookie") {
   std::vector<Slot *> slots = many(20000);
