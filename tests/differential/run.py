@@ -22,7 +22,17 @@ import unittest
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 LIMIT = 20  # seconds; a safety net, not a measure
+SANITIZED_LIMIT = 90
 ENDS = ("server", "client")
+# What runs in one image of the program: others get the shim from LD_PRELOAD, and are not sanitized.
+SANITIZED = ("blocking/*", "calls/*", "closing/*", "connecting/*", "descriptors/*", "early/*", "events/*",
+             "flags/*", "left/*", "more/*", "options/*")
+# What is found is printed, which no scenario does.
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0",  # a process may end in the middle of anything
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "die_after_fork=0",
+}
 
 
 def differences():
@@ -38,10 +48,12 @@ def differences():
 class World:
     """An authority, an identity and a configuration in a folder."""
 
-    def __init__(self, build, folder, strict=False):
+    def __init__(self, build, folder, strict=False, sanitized=None):
         self.strict = ["--strict"] if strict else []
         self.inlay = build / "tools" / "inlay"
         self.program = build / "tests" / "differential" / "behaviour"
+        self.limit = SANITIZED_LIMIT if sanitized else LIMIT
+        self.sanitized = sanitized and sanitized / "tests" / "differential" / "sanitized_behaviour"
         self.folder = folder
         runtime = folder / "runtime"
         runtime.mkdir(mode=0o700)
@@ -95,10 +107,13 @@ expect = ["spiffe://differential.inlay/peer"]
             records.append(record)
             with open(record, "ab") as opened:
                 command = [self.program, scenario, end]
-                if managed:
-                    command = [self.inlay, "run", "--config", self.config, *self.strict, "--", *command]
                 env = {**self.env, "BEHAVIOUR_RECORD": str(opened.fileno()),
                        "BEHAVIOUR_OTHER": str(other.fileno())}
+                if managed and self.sanitized:  # the shim is in it
+                    command[0] = self.sanitized
+                    env |= {"INLAY_CONFIG": str(self.config), **SANITIZER_OPTIONS}
+                elif managed:
+                    command = [self.inlay, "run", "--config", self.config, *self.strict, "--", *command]
                 with open(f"{record}.err", "wb") as errors:
                     processes.append(subprocess.Popen(
                         command, env=env, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
@@ -106,7 +121,7 @@ expect = ["spiffe://differential.inlay/peer"]
         for other in pair:
             other.close()
         lines = []
-        until = time.monotonic() + LIMIT
+        until = time.monotonic() + self.limit
         try:
             for end, process in zip(ENDS, processes):
                 try:
@@ -159,13 +174,16 @@ def main():
     arguments.add_argument("--build", required=True, type=pathlib.Path)
     arguments.add_argument("--keep", action="store_true", help="leave the records where they are")
     arguments.add_argument("--strict", action="store_true", help="under inlay run --strict")
+    arguments.add_argument("--sanitized", metavar="DIR", type=pathlib.Path,
+                           help="instead of inlay run: the program with the shim in it, of a build under sanitizers")
     arguments.add_argument("-v", action="store_true")
     arguments.add_argument("patterns", nargs="*", default=["*"])
     options = arguments.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="inlay-differential-"))
     status = 1
     try:
-        world = World(options.build.resolve(), folder, options.strict)
+        sanitized = options.sanitized and options.sanitized.resolve()
+        world = World(options.build.resolve(), folder, options.strict, sanitized)
         listed = subprocess.run([world.program, "--list"], check=True, capture_output=True, text=True)
         names = sorted(listed.stdout.split())
         twice = {name for name in names if names.count(name) > 1}
@@ -177,6 +195,8 @@ def main():
             sys.exit(f"README.md lists scenarios that are not there: {sorted(unknown)}")
         suite = unittest.TestSuite()
         for name in names:
+            if sanitized and not any(fnmatch.fnmatch(name, pattern) for pattern in SANITIZED):
+                continue
             if any(fnmatch.fnmatch(name, pattern) for pattern in options.patterns):
                 case = type(name, (unittest.TestCase,),
                             {name: make_test(world, name, different.get(name))})
