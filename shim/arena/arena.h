@@ -16,7 +16,7 @@
 namespace inlay::shim {
 
 inline constexpr std::uint32_t kArenaMagic = 0x4e4c4159;  // "NLAY"
-inline constexpr std::uint32_t kArenaVersion = 6;  // of the layout of Header, Slot and Chunk
+inline constexpr std::uint32_t kArenaVersion = 7;  // of the layout of Header, Slot and Chunk
 inline constexpr std::uint32_t kSlotsPerArena = 2048;
 inline constexpr unsigned kMaxArenas = 128;  // mapped by one process at a time
 inline constexpr std::uint32_t kChunkSize = 20480;

@@ -62,6 +62,7 @@ struct Receiving {
   bool close_notify = false;            // the peer's end of data: reads give 0
   bool shut = false;                    // shutdown(SHUT_RD)
   bool from_server = false;             // the peer is TLS's server
+  bool gathers = false;                 // the part of a record behind what is read comes along (FIONREAD)
 };
 
 // Guarded by Slot::send_lock.

@@ -31,9 +31,7 @@ void note_end(Slot &slot, int fd, const Outcome &outcome) noexcept {
 }
 
 // Application bytes of the whole records in `queued`, by their headers; those that may be an alert or
-// a KeyUpdate are opened. One more where an incomplete record follows: a program that stops at the
-// answer would leave that record's head in the kernel, where it can fill a receive window that its
-// rest then never gets through.
+// a KeyUpdate are opened. Part of a record behind them comes along with the last of them that is read.
 std::size_t count_records(Slot &slot, std::span<const std::uint8_t> queued,
                           std::uint8_t *plain) noexcept {
   constexpr std::size_t kLongestControl = 5;  // KeyUpdate (RFC 8446 §4.6.3)
@@ -55,7 +53,8 @@ std::size_t count_records(Slot &slot, std::span<const std::uint8_t> queued,
     total += length;
     queued = queued.subspan(record);
   }
-  return queued.empty() ? total : total + 1;
+  slot.receiving.gathers = !queued.empty();
+  return total;
 }
 
 }  // namespace

@@ -335,6 +335,24 @@ Outcome RecordReader::peek_further(std::size_t first_record) noexcept {
   return Outcome{.fill = Fill::filled};
 }
 
+// The program reads no further than FIONREAD said. What follows of a record whose rest is still to come
+// must not stay in the kernel: it can fill a receive window that the rest then never gets through.
+Outcome RecordReader::gather() noexcept {
+  while (rx_.taken == 0 && !rx_.close_notify) {
+    Outcome outcome;
+    std::size_t record = 0;
+    if (!head_record(record, outcome)) return outcome;
+    outcome = record == 0 ? fill_head(tls::kHeaderLength - rx_.head_length)
+                          : read_staying_record(record);
+    if (outcome.fill == Fill::drained) rx_.gathers = false;
+    if (outcome.fill == Fill::drained) break;
+    if (outcome.fill != Fill::filled) return outcome;
+    // It reads less than that, and stops in front of a whole record.
+    if (local_.opened_valid && local_.opened_sequence == rx_.traffic.sequence) break;
+  }
+  return Outcome{.fill = Fill::filled};
+}
+
 Outcome RecordReader::run() noexcept {
   while (sink_.room() > 0) {
     if (rx_.close_notify) return Outcome{.fill = Fill::end};
@@ -355,7 +373,7 @@ Outcome RecordReader::run() noexcept {
     if (short_read_ && progress()) return Outcome{.fill = Fill::drained};
     short_read_ = false;
   }
-  return Outcome{.fill = Fill::filled};
+  return rx_.gathers && !peek_ ? gather() : Outcome{.fill = Fill::filled};
 }
 
 }  // namespace inlay::shim

@@ -64,6 +64,7 @@ class RecordReader {
   Outcome fill_head(std::size_t wanted) noexcept;
   Outcome read_whole_records() noexcept;
   Outcome read_staying_record(std::size_t record) noexcept;
+  Outcome gather() noexcept;
   Outcome peek_further(std::size_t first_record) noexcept;
   bool open_staying(std::size_t record, Outcome &outcome) noexcept;
   bool store_head(const std::uint8_t *bytes, std::size_t length) noexcept;
