@@ -1,4 +1,4 @@
-// inlay ca: a development authority in files (init, issue); `serve` is a separate executable.
+// inlay ca: a development authority in files (init, issue); the rest is a separate executable.
 #include "tools/ca.h"
 
 #include <openssl/crypto.h>
@@ -26,12 +26,14 @@ constexpr std::string_view kHelp =
     R"(Usage: inlay ca init --dir DIR --trust-domain TD
        inlay ca issue --dir DIR --id SPIFFE-ID --out DIR [--ttl TIME]
        inlay ca serve --config FILE
+       inlay ca token | entry | agents | revoke | rotate | bundle ...
 
 init   makes a development authority in files: ca.pem, ca-key.pem (0600), bundle.pem, and the key
        for JWT-SVIDs, jwt-key.pem (0600); good for a year; never overwrites one
 issue  makes an identity: svid.pem, key.pem (0600), bundle.pem; run it again to renew them, which
        running programs notice
-serve  starts the issuing authority for more than one machine (inlay-ca)
+serve  starts the issuing authority for more than one machine (inlay-ca); the words below it
+       administer that: inlay ca token --help says more
 
 Options:
   --dir DIR          the authority's folder
@@ -223,9 +225,12 @@ void add_ca_command(const Command &root) {
     conclude(issue_svid(options->folder, options->id, options->out, *lifetime, std::time(nullptr)));
   });
 
-  command.pass_on("serve", [](std::vector<std::string> words) {
-    become_companion("inlay-ca", std::move(words));
-  });
+  for (const char *word : {"serve", "token", "entry", "agents", "revoke", "rotate", "bundle"}) {
+    command.pass_on(word, [word](std::vector<std::string> words) {
+      words.insert(words.begin(), word);
+      become_companion("inlay-ca", std::move(words));
+    });
+  }
 }
 
 }  // namespace inlay::tools

@@ -33,25 +33,24 @@ struct RotationSettings {
 // Makes what there must be and is not: everything at the first start; later renews intermediates
 // and JWT keys and revokes what has ended. Every server does it now and then, and every command
 // that needs a key.
-Stored<void> maintain(AuthorityRows &rows, const Seal &seal,
-                      const RotationSettings &settings, std::time_t now);
+Stored<void> maintain(AuthorityRows &rows, const Seal &seal, const RotationSettings &settings,
+                      std::time_t now);
 // Whether that would change something.
 bool due(const AuthorityRows &rows, const RotationSettings &settings, std::time_t now);
 
 // A new root, in the bundle from now on. One at a time.
-Stored<void> prepare_root(AuthorityRows &rows, const Seal &seal,
-                          const RotationSettings &settings, std::time_t now);
+Stored<void> prepare_root(AuthorityRows &rows, const Seal &seal, const RotationSettings &settings,
+                          std::time_t now);
 // It signs from now on, by a new intermediate. Refused before `overlap` has passed unless
 // `at_once`: agents that do not have it yet would refuse what it signs.
-Stored<void> activate_root(AuthorityRows &rows, const Seal &seal,
-                           const RotationSettings &settings, std::time_t now, bool at_once);
+Stored<void> activate_root(AuthorityRows &rows, const Seal &seal, const RotationSettings &settings,
+                           std::time_t now, bool at_once);
 // Everything under the retired root is to be replaced at once.
 Stored<void> taint_root(AuthorityRows &rows, std::time_t now);
 // The tainted root leaves the bundle; a prepared one, too, when there is none tainted.
 Stored<void> revoke_root(AuthorityRows &rows, std::time_t now);
 
 // Null when there is none.
-const AuthorityRow *find(const AuthorityRows &rows, AuthorityKind kind,
-                         AuthorityState state);
+const AuthorityRow *find(const AuthorityRows &rows, AuthorityKind kind, AuthorityState state);
 
 }  // namespace inlay::identity::ca

@@ -46,9 +46,8 @@ struct SignedJwt {
 class Signer {
  public:
   // `upstream`: what load_upstream() gave, when the configuration has one.
-  static tl::expected<Signer, std::string> open(const AuthorityRows &rows,
-                                                std::uint64_t generation, const Seal &seal,
-                                                const std::string &trust_domain,
+  static tl::expected<Signer, std::string> open(const AuthorityRows &rows, std::uint64_t generation,
+                                                const Seal &seal, const std::string &trust_domain,
                                                 std::optional<Authority> upstream = std::nullopt);
 
   // `lifetime` seconds, or less where the authority itself ends before. `key` is what

@@ -1,0 +1,149 @@
+// inlay ca rotate and bundle.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "identity/ca/command_words.h"
+#include "identity/certificate.h"
+#include "identity/file.h"
+
+namespace inlay::identity::ca {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kMaxBundleBytes = std::size_t{1} << 20;
+
+std::string kind_text(AuthorityKind kind) {
+  return kind == AuthorityKind::jwt ? "JWT key" : std::string(name(kind));
+}
+
+void print_authorities(const Words &options, const AuthorityRows &rows) {
+  if (options.json()) {
+    Json list = Json::array();
+    for (const AuthorityRow &row : rows) {
+      list.push_back({{"id", row.id},
+                      {"kind", name(row.kind)},
+                      {"state", name(row.state)},
+                      {"issuer", row.issuer},
+                      {"created", time_text(row.created_at)},
+                      {"since", time_text(row.changed_at)},
+                      {"not_after", time_text(row.not_after)}});
+    }
+    fmt::print("{}\n", list.dump(2));
+    return;
+  }
+  Table table({"WHAT", "STATE", "SINCE", "ENDS", "ID"});
+  for (const AuthorityRow &row : rows) {
+    if (row.state == AuthorityState::revoked) continue;
+    table.add({kind_text(row.kind), std::string(name(row.state)), time_text(row.changed_at),
+               time_text(row.not_after), row.id});
+  }
+  table.print();
+}
+
+FederatedBundle read_bundle(const State &state, const std::string &trust_domain,
+                            const std::string &file) {
+  if (!valid_trust_domain(trust_domain)) {
+    throw Failure{fmt::format("\"{}\" is no trust domain", printable(trust_domain))};
+  }
+  if (trust_domain == state.config.trust_domain) {
+    throw Failure{
+        fmt::format("{} is this authority's own trust domain: its bundle is made here "
+                    "(inlay ca bundle show)",
+                    trust_domain)};
+  }
+  const auto content = read_file(file, kMaxBundleBytes);
+  if (!content) throw Failure{fmt::format("cannot read {}: {}", file, content.error())};
+  const auto bundle = parse_trust_domain_bundle(content->bytes);
+  if (!bundle) throw Failure{fmt::format("{}: {}", file, bundle.error().message)};
+  return {trust_domain, content->bytes, state.now};
+}
+
+int list_bundles(const Words &options) {
+  State state = open_state(options);
+  const auto bundles = value_of(state.store.bundles());
+  if (options.json()) {
+    Json list = Json::array();
+    for (const FederatedBundle &bundle : bundles) {
+      list.push_back(
+          {{"trust_domain", bundle.trust_domain}, {"since", time_text(bundle.changed_at)}});
+    }
+    fmt::print("{}\n", list.dump(2));
+    return 0;
+  }
+  if (bundles.empty()) {
+    fmt::print(
+        "no bundle of another trust domain; give one: inlay ca bundle set TRUST-DOMAIN "
+        "FILE\n");
+    return 0;
+  }
+  Table table({"TRUST DOMAIN", "SINCE"});
+  for (const FederatedBundle &bundle : bundles) {
+    table.add({bundle.trust_domain, time_text(bundle.changed_at)});
+  }
+  table.print();
+  return 0;
+}
+
+}  // namespace
+
+int rotate_command(const std::vector<std::string> &words) {
+  const std::string what = words.size() > 1 ? words[1] : "";
+  const bool change =
+      what == "prepare" || what == "activate" || what == "taint" || what == "revoke";
+  if (!change && what != "status") {
+    throw Usage{"rotate: the commands are prepare, activate, taint, revoke and status"};
+  }
+  const Words options(words, 2, {}, {"--now"});
+  if (options.has("--now") && what != "activate") throw Usage{"--now belongs to rotate activate"};
+  State state = open_state(options);
+  if (change && state.config.rotation.upstream) {
+    throw Failure{
+        "the root is the upstream's and rotated there: give its new bundle and "
+        "certificate by the files of [upstream]"};
+  }
+  const Signer kept = state.signer();  // whatever there must be is there
+  if (change) {
+    value_of(state.store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
+      const RotationSettings &settings = state.config.rotation;
+      if (what == "prepare") return prepare_root(rows, state.seal, settings, state.now);
+      if (what == "activate") {
+        return activate_root(rows, state.seal, settings, state.now, options.has("--now"));
+      }
+      return what == "taint" ? taint_root(rows, state.now) : revoke_root(rows, state.now);
+    }));
+  }
+  print_authorities(options, value_of(state.store.authorities()));
+  return 0;
+}
+
+int bundle_command(const std::vector<std::string> &words) {
+  const std::string what = words.size() > 1 ? words[1] : "";
+  if (what == "show") {
+    State state = open_state(Words(words, 2, {}, {}));
+    fmt::print("{}\n", bundle_document(state.signer().bundle()));
+    return 0;
+  }
+  if (what == "list") return list_bundles(Words(words, 2, {}, {}));
+  if (what != "set" && what != "remove") {
+    throw Usage{"bundle: the commands are show, set, list and remove"};
+  }
+  const Words options(words, 2, {}, {}, what == "set" ? 2 : 1);
+  const std::string trust_domain = options.place(0, "the trust domain");
+  const std::string file = what == "set" ? options.place(1, "the file of the bundle") : "";
+  State state = open_state(options);
+  if (what == "set") {
+    value_of(state.store.set_bundle(read_bundle(state, trust_domain, file)));
+  } else {
+    value_of(state.store.remove_bundle(trust_domain));
+  }
+  if (options.json()) {
+    fmt::print("{}\n", Json({{"trust_domain", trust_domain}}).dump());
+  } else {
+    fmt::print("the bundle of {} is {}\n", trust_domain, what == "set" ? "in force" : "removed");
+  }
+  return 0;
+}
+
+}  // namespace inlay::identity::ca

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""The administrator's commands of inlay-ca, on a state of the test's own.
+
+command_test.py INLAY-CA
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+POLICY = """trust_domain = "example.org"
+[identity]
+agent = "unix:///run/inlay/agent.sock"
+[defaults]
+inbound = "plaintext"
+outbound = "plaintext"
+"""
+
+
+class Commands(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = pathlib.Path(self.folder.name).resolve()
+        self.config = self.path / "ca.toml"
+        self.config.write_text('trust_domain = "example.org"\nstate = "state"\n'
+                               'advertise = "https://ca.example.org:8443"\n')
+
+    def run_ca(self, *words, code=0):
+        done = subprocess.run([INLAY_CA, *words, "--config", self.config], capture_output=True,
+                              text=True, timeout=300, check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        if code != 0:
+            self.assertEqual(done.stdout, "")
+            self.assertRegex(done.stderr, r"\Ainlay ca: [^\n]+\n\Z")
+        return done
+
+    def ask(self, *words):
+        return json.loads(self.run_ca(*words, "--json").stdout)
+
+    def test_a_token_is_alone_on_stdout_and_never_the_same(self):
+        first, second = (self.run_ca("token", "--node", "web-1") for _ in range(2))
+        self.assertRegex(first.stdout, r"\Ainlay1[\w-]{86}\n\Z")
+        self.assertEqual(first.stdout[:49], second.stdout[:49])  # the pin
+        self.assertNotEqual(first.stdout, second.stdout)
+        self.assertIn("inlay enroll https://ca.example.org:8443\n", first.stderr)
+        kept = b"".join(p.read_bytes() for p in (self.path / "state").iterdir())
+        self.assertNotIn(first.stdout[49:].strip().encode(), kept)
+        for bad in ("a/b", "", "..", "a b"):
+            self.run_ca("token", "--node", bad, code=1)
+        self.run_ca("token", "--node", "web-1", "--ttl", "2d", code=1)
+
+    def test_entries_are_added_listed_and_removed(self):
+        policy = self.path / "redis.toml"
+        policy.write_text(POLICY)
+        words = ("entry", "add", "--id", "spiffe://example.org/redis", "--node", "web-*",
+                 "--selector", "user=redis", "--selector=executable=/usr/bin/redis-server",
+                 "--policy", policy, "--federates-with", "partner.test", "--ttl", "30m",
+                 "--hint", "db")
+        added = self.ask(*words)
+        self.assertEqual(added["selectors"], ["user=redis", "executable=/usr/bin/redis-server"])
+        self.assertEqual(added["policy"], POLICY)
+        self.assertEqual(added["svid_ttl"], 1800)
+        self.assertEqual(self.ask("entry", "list"), [added])
+        self.assertIn("spiffe://example.org/redis", self.run_ca("entry", "list").stdout)
+        self.run_ca(*words, code=1)
+        self.run_ca("entry", "remove", added["id"])
+        self.run_ca("entry", "remove", added["id"], code=1)
+        self.assertEqual(self.ask("entry", "list"), [])
+
+    def test_what_an_entry_must_not_be(self):
+        policy = self.path / "bad.toml"
+        policy.write_text(POLICY + "unknown = 1\n")
+        good = {"--id": "spiffe://example.org/a", "--node": "n", "--selector": "user=a"}
+        for change in ({"--id": "spiffe://example.com/a"}, {"--id": "spiffe://example.org"},
+                       {"--id": "spiffe://example.org/inlay/ca"},
+                       {"--id": "spiffe://example.org/inlay/node/x"}, {"--node": "a/b"},
+                       {"--selector": "user"}, {"--selector": "user="}, {"--selector": "shoe=43"},
+                       {"--selector": "executable=bin"}, {"--selector": "sha256=00"},
+                       {"--selector": "uid=root"}, {"--selector": "user=a\nuid=0"},
+                       {"--policy": policy}, {"--policy": self.path / "none.toml"},
+                       {"--federates-with": "example.org"}, {"--ttl": "1s"}):
+            with self.subTest(change):
+                words = [word for pair in {**good, **change}.items() for word in pair]
+                self.run_ca("entry", "add", *words, code=1)
+        self.run_ca("entry", "add", "--id", "spiffe://example.org/a", "--node", "n", code=2)
+        self.assertEqual(self.ask("entry", "list"), [])
+
+    def test_the_root_is_rotated_in_its_order(self):
+        def roots():
+            return [row["state"] for row in self.ask("rotate", "status") if row["kind"] == "root"]
+        self.assertEqual(roots(), ["active"])
+        for early in ("activate", "taint", "revoke"):
+            self.run_ca("rotate", early, code=1)
+        self.run_ca("rotate", "prepare")
+        self.run_ca("rotate", "activate", code=1)
+        before = self.run_ca("token", "--node", "a").stdout[:49]
+        self.run_ca("rotate", "activate", "--now")
+        self.assertEqual(sorted(roots()), ["active", "retired"])
+        self.assertNotEqual(self.run_ca("token", "--node", "a").stdout[:49], before)
+        self.run_ca("rotate", "taint")
+        self.run_ca("rotate", "revoke")
+        self.assertEqual(sorted(roots()), ["active", "revoked"])
+
+    def test_bundles_of_others_are_kept_when_they_are_bundles(self):
+        own = json.loads(self.run_ca("bundle", "show").stdout)
+        self.assertEqual(sorted(key["use"] for key in own["keys"]), ["jwt-svid", "x509-svid"])
+        file = self.path / "partner.json"
+        file.write_text(json.dumps(own))
+        self.run_ca("bundle", "set", "partner.test", file)
+        self.assertEqual([b["trust_domain"] for b in self.ask("bundle", "list")], ["partner.test"])
+        self.run_ca("bundle", "set", "example.org", file, code=1)
+        file.write_text("{")
+        self.run_ca("bundle", "set", "partner.test", file, code=1)
+        self.run_ca("bundle", "remove", "partner.test")
+        self.run_ca("bundle", "remove", "partner.test", code=1)
+
+    def test_what_is_not_there_is_said_in_one_line(self):
+        self.run_ca("agents", "approve", "web-1", code=1)
+        self.run_ca("revoke", "--node", "web-1", code=1)
+        self.run_ca("revoke", "--serial", "ff", code=1)
+        self.assertEqual(self.ask("agents"), [])
+        for words in ((), ("nonsense",), ("revoke",), ("token",), ("entry",), ("entry", "remove"),
+                      ("rotate", "status", "--now"), ("bundle", "set", "x")):
+            self.run_ca(*words, code=2)
+        self.config.write_text("trust_domain = 1\n")
+        self.run_ca("agents", code=1)
+
+
+if __name__ == "__main__":
+    INLAY_CA = os.path.abspath(sys.argv.pop(1))
+    unittest.main()
