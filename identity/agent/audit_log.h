@@ -15,7 +15,7 @@
 #include "identity/agent/metrics.h"
 #include "identity/agent/rate_limit.h"
 #include "identity/agent/workload.h"
-#include "policy/trusted_file.h"
+#include "policy/line_log.h"
 
 namespace inlay::identity::agent {
 
@@ -49,9 +49,8 @@ class AuditLog {
 
   Counters &counters_;
   RateLimit<uid_t> refusals_{50, 500};
+  policy::LineLog lines_;
   std::mutex mutex_;
-  policy::UniqueFd file_;                       // empty: standard error
-  bool torn_ = false;                           // the last line was not written whole
   std::map<uid_t, std::uint64_t> not_written_;  // refusals beyond the limit
 };
 

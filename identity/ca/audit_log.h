@@ -1,0 +1,44 @@
+// The audit log of the authority: one line of JSON for each token, node, SVID, refusal and change
+// of its keys.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+
+#include "policy/line_log.h"
+
+namespace inlay::identity::ca {
+
+// What is "" is left out of the line.
+struct AuditRecord {
+  std::string_view event;      // "enrolled", "renewed", "issued", "refused", "revoked", "rotated"
+  std::string_view node = {};  // its name
+  std::string_view address = {};  // of who asked
+  std::string_view spiffe_id = {};
+  std::string_view serial = {};
+  std::string_view reason = {};  // of a refusal or revocation: more than who asked was told
+  std::string_view detail = {};
+};
+
+class AuditLog {
+ public:
+  // As policy::LineLog::open().
+  tl::expected<void, std::string> open(const std::string &file) { return lines_.open(file); }
+
+  // Any thread. What cannot be written is lost and counted; nothing else depends on it: a full disk
+  // must not end service.
+  void write(const AuditRecord &record);
+  enum class Level : std::uint8_t { info, warning, error };
+  void note(Level level, std::string_view message);
+
+  std::uint64_t lost() const noexcept { return lost_; }
+
+ private:
+  policy::LineLog lines_;
+  std::atomic<std::uint64_t> lost_ = 0;
+};
+
+}  // namespace inlay::identity::ca
