@@ -19,7 +19,9 @@
 #include "identity/agent/audit_log.h"
 #include "identity/agent/authority_source.h"
 #include "identity/agent/config.h"
+#include "identity/agent/enrolled_source.h"
 #include "identity/agent/files_source.h"
+#include "identity/agent/granted_entry.h"
 #include "identity/agent/identities.h"
 #include "identity/agent/listener.h"
 #include "identity/agent/metrics.h"
@@ -75,6 +77,11 @@ tl::expected<std::unique_ptr<Source>, std::string> open_source(const Config &con
                {.folder = source.authority, .lifetime = config.svid_lifetime, .owners = owners})
         .map_error([](const SourceFailure &failure) { return failure.message; });
   }
+  if (!source.enrolled.empty()) {
+    return open_enrolled(
+               {.folder = source.enrolled, .trust_domain = config.trust_domain, .owners = owners})
+        .map_error([](const SourceFailure &failure) { return failure.message; });
+  }
   if (!source.files.svids.empty()) return open_files(source.files);
   return parse_agent_address(source.workload_api)
       .map([&](const std::string &socket) {
@@ -95,6 +102,7 @@ bool needs_restart(const Config &old, const Config &fresh) {
   };
   return old.trust_domain != fresh.trust_domain || old.socket != fresh.socket ||
          old.source.authority != fresh.source.authority ||
+         old.source.enrolled != fresh.source.enrolled ||
          old.source.workload_api != fresh.source.workload_api ||
          paths(old.source.files) != paths(fresh.source.files) ||
          old.svid_lifetime != fresh.svid_lifetime || old.metrics != fresh.metrics ||
@@ -112,6 +120,8 @@ class Agent {
   WorkloadApiHost api_host();
   void take_signals(int fd);
   void reload();
+  void take_granted();
+  std::vector<SpiffeId> put_together();
   std::string summary() const;
 
   const std::vector<uid_t> owners_;
@@ -120,6 +130,9 @@ class Agent {
   Counters counters_;
   AuditLog audit_{counters_};
   Attestor attestor_;
+  std::mutex entries_mutex_;                     // guards the next two
+  std::shared_ptr<const Config> configuration_;  // without what the source grants
+  std::vector<GrantedEntry> granted_;
   std::mutex mutex_;  // guards the next two
   std::string reload_error_;
   bool ended_ = false;  // nobody is told of changes any more
@@ -134,6 +147,7 @@ Agent::Agent(Config config, std::vector<uid_t> owners, std::unique_ptr<Source> s
              Listener listener, std::size_t descriptors)
     : owners_(std::move(owners)),
       attestor_(std::make_shared<const Config>(config)),
+      configuration_(attestor_.config()),
       identities_(std::move(source), config.ids()),
       listener_(std::move(listener)),
       api_(std::make_unique<WorkloadApi>(api_host())),
@@ -155,6 +169,7 @@ Agent::Agent(Config config, std::vector<uid_t> owners, std::unique_ptr<Source> s
       server_(listener_, service_, SeatLimits::of(descriptors),
               std::clamp<std::size_t>(std::thread::hardware_concurrency(), 2, 16)) {
   identities_.on_change([this] {
+    take_granted();
     std::lock_guard lock(mutex_);
     if (ended_) return;
     server_.changed();
@@ -238,9 +253,30 @@ void Agent::take_signals(int fd) {
   }
 }
 
+// What the configuration and the source say comes into force together. The IDs there are then.
+// Under entries_mutex_.
+std::vector<SpiffeId> Agent::put_together() {
+  std::vector<std::string> left_out;
+  auto whole = std::make_shared<const Config>(with_granted(*configuration_, granted_, left_out));
+  for (const std::string &why : left_out) audit_.note(Level::warning, why);
+  attestor_.use(whole);
+  return whole->ids();
+}
+
+void Agent::take_granted() {
+  auto view = identities_.view();
+  std::lock_guard lock(entries_mutex_);
+  if (view->trust.granted == granted_) return;
+  granted_ = view->trust.granted;
+  identities_.want(put_together());
+}
+
 // A configuration that is not good changes nothing, and is named until a good one comes.
 void Agent::reload() {
-  auto old = attestor_.config();
+  auto old = [this] {
+    std::lock_guard lock(entries_mutex_);
+    return configuration_;
+  }();
   auto fresh = load_config(old->file, owners_);
   std::string error;
   if (!fresh) {
@@ -259,9 +295,11 @@ void Agent::reload() {
     reload_error_ = error;
   }
   if (!error.empty()) return audit_.note(Level::error, "the old configuration stays: " + error);
-  std::vector<SpiffeId> ids = fresh->ids();
-  attestor_.use(std::make_shared<const Config>(*std::move(fresh)));
-  identities_.want(std::move(ids));
+  {
+    std::lock_guard lock(entries_mutex_);
+    configuration_ = std::make_shared<const Config>(*std::move(fresh));
+    identities_.want(put_together());
+  }
   server_.changed();
   api_->changed();
   audit_.note(Level::info, "reloaded: " + summary());

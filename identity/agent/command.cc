@@ -13,6 +13,7 @@
 
 #include "identity/agent/agent.h"
 #include "identity/agent/config.h"
+#include "identity/agent/enroll.h"
 #include "identity/agent_address.h"
 #include "identity/agent_client.h"
 #include "identity/certificate.h"
@@ -22,6 +23,30 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+
+constexpr std::string_view kEnrollHelp =
+    R"(Usage: inlay enroll URL [--token-file FILE] [--state DIR] [--config FILE] [--no-start]
+       inlay leave [--state DIR] [--config FILE]
+
+enroll  makes this machine a member of the trust domain of an inlay-ca, once and for all: its agent
+        renews its SVID by itself, over reboots and outages. The token of inlay ca token is read
+        from standard input; it is good once, for some minutes, and names the authority to believe
+leave   takes that back: state, configuration and service
+
+  URL                https://HOST[:PORT] of the authority; the port is 8443 when none is given.
+                     URL#TOKEN is taken, too, but shows the token to every user of this machine
+  --token-file FILE  where the token is, instead of standard input
+  --state DIR        where it is kept what this machine is; /var/lib/inlay/node, or
+                     $XDG_STATE_HOME/inlay/node of a plain user
+  --config FILE      the agent's configuration, which is made when it is not there;
+                     /etc/inlay/agent.toml, or $XDG_CONFIG_HOME/inlay/agent.toml
+  --no-start         do not start the agent
+
+Example:
+  inlay enroll https://ca.example.org:8443 <token
+
+Exit codes: 0 good, 1 failed, 2 usage
+)";
 
 constexpr std::string_view kHelp =
     R"(Usage: inlay agent --config FILE
@@ -93,6 +118,7 @@ class Options {
     if (found == values_.end()) throw Usage{fmt::format("{} is missing", name)};
     return found->second.back();
   }
+  std::string one_or_none(const std::string &name) const { return has(name) ? one(name) : ""; }
   std::vector<uid_t> owners() const {
     std::vector<uid_t> out;
     if (auto found = values_.find("--config-owner"); found != values_.end()) {
@@ -176,9 +202,10 @@ int test_entries(const Options &options) {
 
 int dispatch(const std::vector<std::string> &words) {
   if (words.empty()) throw Usage{"nothing to do"};
+  const bool joins = words[0] == "enroll" || words[0] == "leave";
   for (const std::string &word : words) {
     if (word == "--help" || word == "-h") {
-      fmt::print("{}", kHelp);
+      fmt::print("{}", joins ? kEnrollHelp : kHelp);
       return 0;
     }
   }
@@ -190,6 +217,23 @@ int dispatch(const std::vector<std::string> &words) {
   if (words[0] == "entries") {
     if (words.size() < 2 || words[1] != "test") throw Usage{"entries: the only command is test"};
     return test_entries(Options(words, 2, {"--pid", "--socket"}, {"--json"}));
+  }
+  if (words[0] == "enroll") {
+    // The URL is the one word that is no option.
+    std::vector<std::string> rest = words;
+    if (rest.size() < 2 || rest[1].starts_with("-")) throw Usage{"enroll: URL comes first"};
+    rest.erase(rest.begin() + 1);
+    const Options options(rest, 1, {"--token-file", "--state", "--config"}, {"--no-start"});
+    return enroll({.url = words[1],
+                   .token_file = options.one_or_none("--token-file"),
+                   .state = options.one_or_none("--state"),
+                   .config = options.one_or_none("--config"),
+                   .start = !options.has("--no-start")});
+  }
+  if (words[0] == "leave") {
+    const Options options(words, 1, {"--state", "--config"}, {});
+    return leave(
+        {.state = options.one_or_none("--state"), .config = options.one_or_none("--config")});
   }
   const Options options(words, 0, {"--config", "--config-owner"}, {});
   return run_agent(options.one("--config"), options.owners());

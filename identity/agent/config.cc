@@ -146,17 +146,17 @@ class ConfigReader : private policy::TomlReader {
 bool ConfigReader::read_top(const toml::table &top) {
   const toml::table *source = nullptr, *svid = nullptr, *metrics = nullptr, *log = nullptr;
   const toml::table *limits = nullptr;
-  bool good =
-      known_keys(
-          top, "the file",
-          {"trust_domain", "socket", "source", "svid", "metrics", "log", "limits", "entry"}) &&
-      need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
-      take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
-      take_path(top, "socket", &config_.socket) &&
-      need(top, "the file", "source", "[source] with authority, workload_api or [[source.svid]]") &&
-      take(top, "source", &source) && read_source(*source) && take(top, "svid", &svid) &&
-      take(top, "metrics", &metrics) && take(top, "log", &log) && take(top, "limits", &limits) &&
-      (limits == nullptr || read_limits(*limits));
+  bool good = known_keys(top, "the file",
+                         {"trust_domain", "socket", "source", "svid", "metrics", "log", "limits",
+                          "entry"}) &&
+              need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
+              take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
+              take_path(top, "socket", &config_.socket) &&
+              need(top, "the file", "source",
+                   "[source] with authority, enrolled, workload_api or [[source.svid]]") &&
+              take(top, "source", &source) && read_source(*source) && take(top, "svid", &svid) &&
+              take(top, "metrics", &metrics) && take(top, "log", &log) &&
+              take(top, "limits", &limits) && (limits == nullptr || read_limits(*limits));
   if (!good) return false;
   if (config_.socket.size() > kMaxSocketPath) {
     return fail(top.contains("socket") ? top.get("socket")->source() : top.source(),
@@ -203,17 +203,18 @@ bool ConfigReader::read_limits(const toml::table &table) {
 bool ConfigReader::read_source(const toml::table &table) {
   SourceSettings &source = config_.source;
   source.files.trust_domain = config_.trust_domain;
-  if (!known_keys(table, "[source]", {"authority", "workload_api", "svid", "bundles", "crl"})) {
+  if (!known_keys(table, "[source]",
+                  {"authority", "enrolled", "workload_api", "svid", "bundles", "crl"})) {
     return false;
   }
   int kinds = 0;
-  for (std::string_view kind : {"authority", "workload_api", "svid"}) {
+  for (std::string_view kind : {"authority", "enrolled", "workload_api", "svid"}) {
     kinds += table.contains(kind) ? 1 : 0;
   }
   if (kinds != 1) {
     return fail(table.source(),
-                "[source] needs exactly one of authority = \"FOLDER\", workload_api = "
-                "\"unix:///…\" and [[source.svid]]");
+                "[source] needs exactly one of authority = \"FOLDER\", enrolled = \"FOLDER\", "
+                "workload_api = \"unix:///…\" and [[source.svid]]");
   }
   for (std::string_view key : {"bundles", "crl"}) {
     if (table.contains(key) && !table.contains("svid")) {
@@ -222,6 +223,7 @@ bool ConfigReader::read_source(const toml::table &table) {
     }
   }
   return take_path(table, "authority", &source.authority) &&
+         take_path(table, "enrolled", &source.enrolled) &&
          take(table, "workload_api", &source.workload_api,
               [](std::string_view text) -> Value<std::string> {
                 auto path = parse_agent_address(text);
@@ -392,12 +394,7 @@ tl::expected<Config, LoadError> load_config(const std::string &file,
   config->file = read->path;
   std::map<std::string, std::shared_ptr<const std::string>> policies;
   for (Entry &entry : config->entries) {
-    // The kernel knows the file alone that a link leads to: Debian's redis-server is one.
-    if (!entry.selectors.executable.empty()) {
-      if (auto program = look_at_program(entry.selectors.executable)) {
-        entry.selectors.executable = program->path;
-      }
-    }
+    resolve_executable(entry);
     if (entry.policy_file.empty()) continue;
     auto &block = policies[entry.policy_file];
     if (!block) {
@@ -414,6 +411,13 @@ tl::expected<Config, LoadError> load_config(const std::string &file,
     entry.policy = block;
   }
   return config;
+}
+
+void resolve_executable(Entry &entry) {
+  if (entry.selectors.executable.empty()) return;
+  if (auto program = look_at_program(entry.selectors.executable)) {
+    entry.selectors.executable = program->path;
+  }
 }
 
 std::string default_socket_path() {

@@ -18,8 +18,9 @@
 
 namespace inlay::identity::agent {
 
-// [source]: exactly one of the three is set.
+// [source]: exactly one of the four is set.
 struct SourceSettings {
+  std::string enrolled;      // absolute path of what inlay enroll left (node_folder.h)
   std::string authority;     // absolute path of a folder of `inlay ca init`
   std::string workload_api;  // "unix:///run/spire/agent.sock"
   FilesSettings files;
@@ -48,6 +49,9 @@ tl::expected<Config, policy::LoadError> parse_config(std::string_view toml, std:
 // (policy/trusted_file.h). Executables are those that their paths lead to now.
 tl::expected<Config, policy::LoadError> load_config(const std::string &file,
                                                     std::span<const uid_t> owners = {});
+
+// The kernel knows the file alone that a link leads to: Debian's redis-server is one.
+void resolve_executable(Entry &entry);
 
 // kAgentSocket for root; a user's own is in $XDG_RUNTIME_DIR, or /run/user/UID without that.
 std::string default_socket_path();

@@ -134,7 +134,11 @@ std::string Selectors::text() const {
 std::string Entry::name() const { return fmt::format("entry {} ({})", number, id.uri()); }
 
 bool Entry::gives_the_same(const Entry &other) const noexcept {
-  return id == other.id && policy_file == other.policy_file && hint == other.hint &&
+  // One from the authority has no file. Those of the configuration are judged before their files
+  // are read.
+  const bool same_text =
+      !policy || !other.policy ? !policy == !other.policy : *policy == *other.policy;
+  return id == other.id && policy_file == other.policy_file && same_text && hint == other.hint &&
          refuse_traced == other.refuse_traced && workload_api == other.workload_api;
 }
 

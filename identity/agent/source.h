@@ -13,9 +13,22 @@
 
 namespace inlay::identity::agent {
 
+// An entry that the source decides on, not the configuration (granted_entry.h).
+struct GrantedEntry {
+  std::string id;  // the source's name of it
+  std::string spiffe_id;
+  std::vector<std::string> selectors;  // "user=redis": keys as in the configuration
+  std::string policy;                  // TOML; "" = none
+  std::string hint;
+  bool workload_api = true;
+  bool refuse_traced = false;
+  bool operator==(const GrantedEntry &) const = default;
+};
+
 struct Trust {
   std::map<std::string, TrustDomainBundle, std::less<>> bundles;  // by trust domain
   std::vector<std::string> crls;                                  // DER
+  std::vector<GrantedEntry> granted;
   bool operator==(const Trust &) const = default;
 };
 

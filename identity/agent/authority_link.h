@@ -1,0 +1,57 @@
+// What the agent of an enrolled machine asks of inlay-ca (enrolment.proto), one call at a time.
+#pragma once
+
+#include <enrolment.grpc.pb.h>
+#include <grpcpp/grpcpp.h>
+
+#include <ctime>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+
+#include "identity/agent/node_folder.h"
+#include "identity/rpc/tls_client.h"
+
+namespace inlay::identity::agent {
+
+namespace enrolment = inlay::enrolment::v1;
+
+struct AuthorityError {
+  std::string message;                                    // one line: what, where, what to do
+  grpc::StatusCode code = grpc::StatusCode::UNAVAILABLE;  // UNAVAILABLE also when it never answered
+};
+
+// A token: the pin of the authority's root, and the secret.
+struct EnrolmentToken {
+  rpc::Pin pin{};
+  std::string secret;
+};
+// "inlay1" and 86 characters of base64url (RFC 4648 §5). The error does not repeat the token.
+tl::expected<EnrolmentToken, std::string> parse_token(std::string_view text);
+
+class AuthorityLink {
+ public:
+  // Spends the token: a new key, and the node that comes of it. `where` is HOST:PORT.
+  tl::expected<Node, AuthorityError> enroll(const std::string &where, const EnrolmentToken &token,
+                                            const std::string &hostname);
+  // A new key and SVID, by the one that `node` has.
+  tl::expected<Node, AuthorityError> renew(const Node &node);
+  // The same when that has ended: with its key, and only when an administrator approved.
+  tl::expected<Node, AuthorityError> rejoin(const Node &node);
+  tl::expected<X509Svid, AuthorityError> sign_x509(const Node &node, const SpiffeId &id);
+  tl::expected<enrolment::JwtSvid, AuthorityError> sign_jwt(
+      const Node &node, const SpiffeId &id, const std::vector<std::string> &audience);
+  // For Watch, which stays open.
+  tl::expected<std::unique_ptr<enrolment::Enrolment::Stub>, AuthorityError> connect(
+      const Node &node);
+
+ private:
+  tl::expected<std::unique_ptr<enrolment::Enrolment::Stub>, AuthorityError> open(
+      const std::string &where, const rpc::AuthorityTrust &trust, const X509Svid *own,
+      std::string *trust_domain = nullptr);
+
+  rpc::TlsClient client_;
+};
+
+}  // namespace inlay::identity::agent
