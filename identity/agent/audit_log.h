@@ -13,7 +13,7 @@
 
 #include "identity/agent/entry.h"
 #include "identity/agent/metrics.h"
-#include "identity/agent/rate_limit.h"
+#include "identity/rpc/rate_limit.h"
 #include "identity/agent/workload.h"
 #include "policy/line_log.h"
 
@@ -48,7 +48,7 @@ class AuditLog {
   void write_line(std::string line);
 
   Counters &counters_;
-  RateLimit<uid_t> refusals_{50, 500};
+  rpc::RateLimit<uid_t> refusals_{50, 500};
   policy::LineLog lines_;
   std::mutex mutex_;
   std::map<uid_t, std::uint64_t> not_written_;  // refusals beyond the limit

@@ -18,7 +18,7 @@
 #include "identity/agent/audit_log.h"
 #include "identity/agent/identities.h"
 #include "identity/agent/metrics.h"
-#include "identity/agent/rate_limit.h"
+#include "identity/rpc/rate_limit.h"
 #include "identity/agent/server.h"
 #include "identity/agent/snapshots.h"
 #include "identity/agent/status_report.h"
@@ -74,9 +74,9 @@ class ShimService : public Service {
 
   ShimServiceHost host_;
   Snapshots snapshots_;
-  RateLimit<uid_t> requests_{4000, 16000};  // of a user, all kinds
-  RateLimit<ProcessKey> of_a_process_;
-  RateLimit<uid_t> of_a_user_;
+  rpc::RateLimit<uid_t> requests_{4000, 16000};  // of a user, all kinds
+  rpc::RateLimit<ProcessKey> of_a_process_;
+  rpc::RateLimit<uid_t> of_a_user_;
   std::mutex mutex_;
   std::map<std::uint64_t, std::shared_ptr<Attached>> attached_;  // by connection
 };

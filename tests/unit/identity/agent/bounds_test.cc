@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "identity/agent/rate_limit.h"
+#include "identity/rpc/rate_limit.h"
 #include "identity/agent/seats.h"
 #include "identity/agent/work_queue.h"
 
@@ -63,7 +63,7 @@ TEST_CASE("few descriptors make few seats, and fit") {
 }
 
 TEST_CASE("a bucket gives what it holds, then what flows in") {
-  RateLimit<int> limit(10, 20);
+  rpc::RateLimit<int> limit(10, 20);
   for (int i = 0; i < 20; ++i) CHECK(limit.take(1, 0));
   CHECK_FALSE(limit.take(1, 0));
   CHECK(limit.take(2, 0));  // another's
@@ -79,7 +79,7 @@ TEST_CASE("a bucket gives what it holds, then what flows in") {
 }
 
 TEST_CASE("ever new keys do not fill the memory") {
-  RateLimit<int> limit(1, 1);
+  rpc::RateLimit<int> limit(1, 1);
   for (int key = 0; key < 100'000; ++key) CHECK(limit.take(key, 0));
 }
 

@@ -8,7 +8,7 @@
 #include <map>
 #include <mutex>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 
 template <typename Key>
 class RateLimit {
@@ -59,4 +59,4 @@ class RateLimit {
   std::map<Key, Bucket> buckets_;
 };
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc

@@ -1,0 +1,119 @@
+#include "identity/ca/in_force.h"
+
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "identity/trust_domain_bundle.h"
+
+namespace inlay::identity::ca {
+namespace {
+
+constexpr std::time_t kMaintainEvery = 60;  // seconds
+constexpr int kTellEvery = 60;              // looks
+
+}  // namespace
+
+tl::expected<std::unique_ptr<InForceKeeper>, std::string> InForceKeeper::open(
+    Store &store, const Seal &seal, InForceSettings settings, Note note) {
+  std::unique_ptr<InForceKeeper> keeper(
+      new InForceKeeper(store, seal, std::move(settings), std::move(note)));
+  if (auto looked = keeper->look(std::time(nullptr)); !looked) {
+    return tl::unexpected(looked.error());
+  }
+  return keeper;
+}
+
+InForceKeeper::~InForceKeeper() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+std::shared_ptr<const InForce> InForceKeeper::now() const {
+  const std::lock_guard lock(mutex_);
+  return in_force_;
+}
+
+tl::expected<std::shared_ptr<const InForce>, std::string> InForceKeeper::load(
+    std::uint64_t generation, std::time_t now) {
+  const auto rows = store_.authorities();
+  if (!rows) return tl::unexpected(rows.error().message);
+  std::optional<Authority> upstream;
+  if (!settings_.upstream.empty()) {
+    auto loaded = load_upstream(settings_.upstream, settings_.rotation.trust_domain);
+    if (!loaded) return tl::unexpected(loaded.error());
+    upstream = std::move(*loaded);
+  }
+  auto signer =
+      Signer::open(*rows, generation, seal_, settings_.rotation.trust_domain, std::move(upstream));
+  if (!signer) return tl::unexpected(signer.error());
+  const auto revoked = store_.revoked(now);
+  if (!revoked) return tl::unexpected(revoked.error().message);
+  auto crls = signer->crls(*revoked, now, settings_.crl_lifetime);
+  if (!crls) return tl::unexpected(crls.error());
+  const auto others = store_.bundles();
+  if (!others) return tl::unexpected(others.error().message);
+  std::map<std::string, std::string> bundles;
+  for (const FederatedBundle &other : *others) {
+    // It was read when it was set; a document is handed on in the form that all understand.
+    if (auto bundle = parse_trust_domain_bundle(other.document)) {
+      bundles[other.trust_domain] = bundle_document(*bundle);
+    }
+  }
+  bundles[settings_.rotation.trust_domain] = bundle_document(signer->bundle());
+  auto trusted = signer->bundle_set(*crls);
+  return std::make_shared<const InForce>(InForce{std::move(*signer), std::move(*crls),
+                                                 now + settings_.crl_lifetime, std::move(bundles),
+                                                 std::move(trusted)});
+}
+
+tl::expected<bool, std::string> InForceKeeper::look(std::time_t now) {
+  if (now - maintained_at_ >= kMaintainEvery || now < maintained_at_) {
+    const auto rows = store_.authorities();
+    if (!rows) return tl::unexpected(rows.error().message);
+    if (due(*rows, settings_.rotation, now)) {
+      const auto changed = store_.change_authorities([&](std::vector<AuthorityRow> &all) {
+        return maintain(all, seal_, settings_.rotation, now);
+      });
+      if (!changed) return tl::unexpected(changed.error().message);
+    }
+    maintained_at_ = now;
+  }
+  // Before what it counts is read: what changes in between is seen at the next look.
+  const auto generation = store_.generation();
+  if (!generation) return tl::unexpected(generation.error().message);
+  const auto held = this->now();
+  const bool stale = !held || held->crls_until - now < settings_.crl_lifetime / 2 ||
+                     held->crls_until - now > settings_.crl_lifetime;
+  if (held && held->signer.generation() == *generation && !stale) return false;
+  auto fresh = load(*generation, now);
+  if (!fresh) return tl::unexpected(fresh.error());
+  const std::lock_guard lock(mutex_);
+  in_force_ = std::move(*fresh);
+  return true;
+}
+
+void InForceKeeper::start(std::function<void()> changed) {
+  changed_ = std::move(changed);
+  thread_ = std::thread([this] { run(); });
+}
+
+void InForceKeeper::run() {
+  for (int looks = 1;; ++looks) {
+    {
+      std::unique_lock lock(mutex_);
+      if (wake_.wait_for(lock, std::chrono::seconds(1), [this] { return ending_; })) return;
+    }
+    const auto looked = look(std::time(nullptr));
+    const std::string problem = looked ? "" : looked.error();
+    if (problem != std::exchange(problem_, problem) && !problem.empty()) note_(problem);
+    // Once in a while in any case: SVIDs of those who watch may have ended.
+    if ((looked && *looked) || looks % kTellEvery == 0) changed_();
+  }
+}
+
+}  // namespace inlay::identity::ca
