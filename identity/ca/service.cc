@@ -177,7 +177,7 @@ Status EnrolmentService::Enroll(grpc::ServerContext *context,
     return refuse(what, {StatusCode::RESOURCE_EXHAUSTED,
                          "too many machines enrol from this address at once; come again"});
   }
-  const auto key = key_of_csr(request->csr());
+  const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const std::string hostname = printable(request->hostname().substr(0, 255));
   const auto enrolled = host_.store.enroll({.secret_digest = secret_digest(request->token_secret()),
@@ -204,7 +204,7 @@ Status EnrolmentService::Renew(grpc::ServerContext *context, const enrolment::Re
                                enrolment::NodeSvid *answer) {
   const auto who = caller(context->peer());
   if (!who) return who.error();
-  const auto key = key_of_csr(request->csr());
+  const auto key = public_key_of_csr(request->csr());
   if (!key) {
     return refuse({.event = "renewed", .address = who->peer->address, .node = who->node},
                   {StatusCode::INVALID_ARGUMENT, key.error()});
@@ -223,7 +223,7 @@ Status EnrolmentService::Rejoin(grpc::ServerContext *context,
   if (!enrolments_.take(host_of(address), monotonic_ns())) {
     return refuse(what, {StatusCode::RESOURCE_EXHAUSTED, "too many requests; come again"});
   }
-  const auto key = key_of_csr(request->csr());
+  const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const std::string prefix = name_of("");
   if (!request->node().starts_with(prefix)) {
@@ -249,7 +249,7 @@ Status EnrolmentService::SignX509(grpc::ServerContext *context,
   const std::string asked = printable(request->spiffe_id());
   ServiceEvent what{
       .event = "issued", .address = who->peer->address, .node = who->node, .spiffe_id = asked};
-  const auto key = key_of_csr(request->csr());
+  const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const auto entries = host_.store.entries_of(who->node);
   if (!entries) return refuse(what, status_of(entries.error(), StatusCode::PERMISSION_DENIED));

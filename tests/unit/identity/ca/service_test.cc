@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <grpcpp/create_channel_posix.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@
 using namespace inlay;
 using namespace inlay::identity;
 using namespace inlay::identity::ca;
+namespace v1 = inlay::enrolment::v1;
 using agent::AuthorityLink;
 using agent::EnrolmentToken;
 
@@ -44,9 +46,9 @@ class Folder {
   std::string path;
 };
 
-class Authority {
+class Issuer {
  public:
-  Authority() {
+  Issuer() {
     ::signal(SIGPIPE, SIG_IGN);
     auto database = open_sqlite(folder.path + "/ca.db");
     REQUIRE_MESSAGE(database, database.error().message);
@@ -148,7 +150,7 @@ agent::Trust trust_when(agent::Source &source, Good good) {
 }  // namespace
 
 TEST_CASE("a token makes a machine a node, which then gets what it is granted and nothing else") {
-  Authority authority;
+  Issuer authority;
   const agent::Node node = authority.enrolled("web-1");
   CHECK(node.svid.id.uri() == "spiffe://example.org/inlay/node/web-1");
   CHECK(node.svid.not_after - std::time(nullptr) > 86400 - 120);
@@ -175,7 +177,7 @@ TEST_CASE("a token makes a machine a node, which then gets what it is granted an
 }
 
 TEST_CASE("T69: a token used twice, unknown or past its time is refused in the same words") {
-  Authority authority;
+  Issuer authority;
   const EnrolmentToken token = authority.token("web-1");
   REQUIRE(authority.link.enroll(authority.where, token, "host"));
   const auto again = authority.link.enroll(authority.where, token, "host");
@@ -190,7 +192,7 @@ TEST_CASE("T69: a token used twice, unknown or past its time is refused in the s
 }
 
 TEST_CASE("T69: of many that come with one token at once, one is enrolled") {
-  Authority authority;
+  Issuer authority;
   const EnrolmentToken token = authority.token("web-1");
   std::atomic<int> good{0};
   {
@@ -206,7 +208,7 @@ TEST_CASE("T69: of many that come with one token at once, one is enrolled") {
 }
 
 TEST_CASE("T70: of a request only its key counts") {
-  Authority authority;
+  Issuer authority;
   const agent::Node node = authority.enrolled("web-1");
   authority.entry("web-1");
   const PkeyPtr key = testing::make_key(testing::KeyKind::p256);
@@ -238,10 +240,10 @@ TEST_CASE("T70: of a request only its key counts") {
   auto client = authority.link.connect(node);
   REQUIRE(client);
   grpc::ClientContext context;
-  enrolment::SignX509Request asked;
+  v1::SignX509Request asked;
   asked.set_spiffe_id(kWeb);
   asked.set_csr(bytes);
-  enrolment::X509Chain answer;
+  v1::X509Chain answer;
   const auto status = (*client)->SignX509(&context, asked, &answer);
   REQUIRE_MESSAGE(status.ok(), status.error_message());
   const auto svid = parse_svid_without_key({answer.chain().begin(), answer.chain().end()});
@@ -257,7 +259,7 @@ TEST_CASE("T70: of a request only its key counts") {
 }
 
 TEST_CASE("who has no node's SVID, or a workload's, gets nothing") {
-  Authority authority;
+  Issuer authority;
   agent::Node node = authority.enrolled("web-1");
   authority.entry("web-1");
   auto workload = authority.link.sign_x509(node, id_of(kWeb));
@@ -269,7 +271,7 @@ TEST_CASE("who has no node's SVID, or a workload's, gets nothing") {
   CHECK(!authority.link.renew(impostor));
 
   // With a certificate of another authority of that name.
-  Authority other;
+  Issuer other;
   agent::Node stranger = other.enrolled("web-1");
   stranger.authority = authority.where;
   stranger.bundle = node.bundle;
@@ -279,14 +281,14 @@ TEST_CASE("who has no node's SVID, or a workload's, gets nothing") {
 }
 
 TEST_CASE("a revoked node is cut off at its next contact, and its stream ends") {
-  Authority authority;
+  Issuer authority;
   const agent::Node node = authority.enrolled("web-1");
   authority.entry("web-1");
   auto client = authority.link.connect(node);
   REQUIRE(client);
   grpc::ClientContext context;
   const auto reader = (*client)->Watch(&context, {});
-  enrolment::NodeState state;
+  v1::NodeState state;
   REQUIRE(reader->Read(&state));
   CHECK(state.entries_size() == 1);
   CHECK(state.crls_size() >= 1);
@@ -302,7 +304,7 @@ TEST_CASE("a revoked node is cut off at its next contact, and its stream ends") 
 }
 
 TEST_CASE("renewal makes another key; the new SVID works, and so does the old one until it ends") {
-  Authority authority;
+  Issuer authority;
   const agent::Node node = authority.enrolled("web-1");
   authority.entry("web-1");
   const auto fresh = authority.link.renew(node);
@@ -312,7 +314,7 @@ TEST_CASE("renewal makes another key; the new SVID works, and so does the old on
 }
 
 TEST_CASE("an agent's source has entries and bundles, hears of changes, and outlives the server") {
-  Authority authority;
+  Issuer authority;
   const agent::Node node = authority.enrolled("web-1");
   const std::string folder = authority.folder.path + "/node";
   REQUIRE(agent::save_node(folder, node));
