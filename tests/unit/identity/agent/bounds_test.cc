@@ -11,6 +11,7 @@
 #include "identity/agent/work_queue.h"
 
 using namespace inlay::identity::agent;
+using inlay::identity::rpc::RateLimit;
 
 namespace {
 constexpr std::int64_t kSecond = 1'000'000'000;
@@ -63,7 +64,7 @@ TEST_CASE("few descriptors make few seats, and fit") {
 }
 
 TEST_CASE("a bucket gives what it holds, then what flows in") {
-  rpc::RateLimit<int> limit(10, 20);
+  RateLimit<int> limit(10, 20);
   for (int i = 0; i < 20; ++i) CHECK(limit.take(1, 0));
   CHECK_FALSE(limit.take(1, 0));
   CHECK(limit.take(2, 0));  // another's
@@ -79,7 +80,7 @@ TEST_CASE("a bucket gives what it holds, then what flows in") {
 }
 
 TEST_CASE("ever new keys do not fill the memory") {
-  rpc::RateLimit<int> limit(1, 1);
+  RateLimit<int> limit(1, 1);
   for (int key = 0; key < 100'000; ++key) CHECK(limit.take(key, 0));
 }
 
