@@ -1,4 +1,4 @@
-// inlay agent: a separate executable, found beside this one, in the build tree or in PATH.
+// inlay agent, enroll and leave: a separate executable, found beside this one, in the build tree or in PATH.
 #include <unistd.h>
 
 #include <cerrno>
@@ -36,6 +36,12 @@ void add_agent_command(const Command &root) {
   root.pass_on("agent", [](std::vector<std::string> words) {
     become_companion("inlay-agent", std::move(words));
   });
+  for (const char *name : {"enroll", "leave"}) {
+    root.pass_on(name, [name](std::vector<std::string> words) {
+      words.insert(words.begin(), name);
+      become_companion("inlay-agent", std::move(words));
+    });
+  }
 }
 
 }  // namespace inlay::tools

@@ -24,8 +24,9 @@ Commands:
   doctor   say beforehand what inlay will do to a program, and what it cannot
   log      show what was refused, cut or let through, and why
   policy   check a configuration, explain what it does with a connection
-  ca       make a development authority, issue identities
+  ca       make a development authority, issue identities; run the authority of many machines
   agent    start the node agent, where inlay-agent is installed
+  enroll   make this machine a member of an authority's trust domain; leave takes that back
   status   show what the agent knows: identities, when they renew, what is wrong
 
 Example: a development authority, an identity, a program that uses it

@@ -6,7 +6,6 @@
 #include <chrono>
 
 #include "identity/agent/upstream.h"
-#include "identity/base64.h"
 #include "identity/certificate.h"
 #include "identity/csr.h"
 #include "identity/rpc/grpc_quiet.h"
@@ -83,24 +82,6 @@ tl::expected<Node, AuthorityError> node_of(const std::string &where, const rpc::
 
 }  // namespace
 
-tl::expected<EnrolmentToken, std::string> parse_token(std::string_view text) {
-  constexpr std::string_view kStart = "inlay1";
-  constexpr std::size_t kPart = 43;  // 32 bytes in base64url
-  const auto bad = [] {
-    return tl::unexpected(
-        std::string("that is no token of inlay ca token: those begin with inlay1 and are 92 "
-                    "characters long"));
-  };
-  if (!text.starts_with(kStart) || text.size() != kStart.size() + 2 * kPart) return bad();
-  const auto pin = from_base64url(text.substr(kStart.size(), kPart));
-  const auto secret = from_base64url(text.substr(kStart.size() + kPart));
-  if (!pin || !secret || pin->size() != rpc::Pin().size()) return bad();
-  EnrolmentToken token;
-  std::copy(pin->begin(), pin->end(), token.pin.begin());
-  token.secret = text.substr(kStart.size() + kPart);
-  return token;
-}
-
 tl::expected<std::unique_ptr<enrolment::Enrolment::Stub>, AuthorityError> AuthorityLink::open(
     const std::string &where, const rpc::AuthorityTrust &trust, const X509Svid *own,
     std::string *trust_domain) {
@@ -130,7 +111,7 @@ tl::expected<Node, AuthorityError> AuthorityLink::enroll(const std::string &wher
   if (!stub) return tl::unexpected(stub.error());
   PkeyPtr key = make_key();
   enrolment::EnrollRequest request;
-  request.set_token_secret(token.secret);
+  request.set_token_secret(token.secret.data(), token.secret.size());
   request.set_csr(key ? make_csr(key.get()) : "");
   request.set_hostname(hostname);
   auto answer = call(where, **stub, &enrolment::Enrolment::Stub::Enroll, request);

@@ -11,6 +11,7 @@
 #include <tl/expected.hpp>
 
 #include "identity/agent/node_folder.h"
+#include "identity/enrolment_token.h"
 #include "identity/rpc/tls_client.h"
 
 namespace inlay::identity::agent {
@@ -21,14 +22,6 @@ struct AuthorityError {
   std::string message;                                    // one line: what, where, what to do
   grpc::StatusCode code = grpc::StatusCode::UNAVAILABLE;  // UNAVAILABLE also when it never answered
 };
-
-// A token: the pin of the authority's root, and the secret.
-struct EnrolmentToken {
-  rpc::Pin pin{};
-  std::string secret;
-};
-// "inlay1" and 86 characters of base64url (RFC 4648 §5). The error does not repeat the token.
-tl::expected<EnrolmentToken, std::string> parse_token(std::string_view text);
 
 class AuthorityLink {
  public:

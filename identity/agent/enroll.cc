@@ -168,7 +168,7 @@ int enroll(const EnrollOptions &options) {
     if (!read) return complain("enroll", read.error());
     token_text = std::move(*read);
   }
-  const auto token = parse_token(token_text);
+  const auto token = parse_enrolment_token(token_text);
   OPENSSL_cleanse(token_text.data(), token_text.size());
   if (!token) return complain("enroll", token.error());
 

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "identity/ca/service_stream.h"
-#include "identity/ca/token.h"
 #include "identity/certificate.h"
 #include "identity/csr.h"
+#include "identity/enrolment_token.h"
 
 namespace inlay::identity::ca {
 namespace {
@@ -180,7 +180,7 @@ Status EnrolmentService::Enroll(grpc::ServerContext *context,
   const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const std::string hostname = printable(request->hostname().substr(0, 255));
-  const auto enrolled = host_.store.enroll({.secret_digest = secret_digest(request->token_secret()),
+  const auto enrolled = host_.store.enroll({.secret_digest = digest_of_secret(request->token_secret()),
                                             .key_digest = digest_of(key->get()),
                                             .hostname = hostname,
                                             .address = host_of(address),

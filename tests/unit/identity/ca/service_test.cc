@@ -19,16 +19,15 @@
 #include "identity/agent/identities.h"
 #include "identity/ca/server.h"
 #include "identity/ca/database.h"
-#include "identity/ca/token.h"
 #include "identity/certificate.h"
 #include "identity/csr.h"
+#include "identity/enrolment_token.h"
 
 using namespace inlay;
 using namespace inlay::identity;
 using namespace inlay::identity::ca;
 namespace v1 = inlay::enrolment::v1;
 using agent::AuthorityLink;
-using agent::EnrolmentToken;
 
 namespace {
 
@@ -78,13 +77,15 @@ class Issuer {
     where = server->addresses().at(0);
   }
   EnrolmentToken token(const std::string &node) {
-    const NewToken made = make_token(server->in_force()->signer.pin());
+    EnrolmentToken made;
+    made.pin = server->in_force()->signer.pin();
+    REQUIRE(make_secret(made));
     const std::time_t now = std::time(nullptr);
-    REQUIRE(store->add_token({.secret_digest = made.secret_digest,
+    REQUIRE(store->add_token({.secret_digest = made.secret_digest(),
                               .node = node,
                               .created_at = now,
                               .expires_at = now + 600}));
-    const auto parsed = agent::parse_token(made.text);
+    const auto parsed = parse_enrolment_token(made.text());
     REQUIRE(parsed);
     return *parsed;
   }
@@ -183,7 +184,7 @@ TEST_CASE("T69: a token used twice, unknown or past its time is refused in the s
   const auto again = authority.link.enroll(authority.where, token, "host");
   REQUIRE(!again);
   EnrolmentToken unknown = authority.token("web-2");
-  unknown.secret.back() = unknown.secret.back() == 'A' ? 'E' : 'A';
+  unknown.secret.back() ^= 1;
   const auto guessed = authority.link.enroll(authority.where, unknown, "host");
   REQUIRE(!guessed);
   CHECK(again.error().message == guessed.error().message);

@@ -1,0 +1,81 @@
+// inlay ca serve.
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "identity/ca/audit_log.h"
+#include "identity/ca/command_words.h"
+#include "identity/ca/server.h"
+#include "policy/trusted_file.h"
+
+namespace inlay::identity::ca {
+namespace {
+
+// The authority's keys are in this memory: no core dumps, and no debugger of the same user.
+void protect_memory() {
+  prctl(PR_SET_DUMPABLE, 0);
+  const rlimit none{0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+}
+
+policy::UniqueFd signals() {
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&set, signal);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return policy::UniqueFd(signalfd(-1, &set, SFD_CLOEXEC));
+}
+
+void raise_descriptors() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+}  // namespace
+
+int serve_command(const std::vector<std::string> &words) {
+  const Words options(words, 1, {}, {});
+  protect_memory();
+  const policy::UniqueFd signal_fd = signals();
+  raise_descriptors();
+  State state = open_state(options);
+  AuditLog audit;
+  if (auto opened = audit.open(state.config.log_file); !opened) throw Failure{opened.error()};
+
+  ServerSettings settings;
+  settings.listen = state.config.listen;
+  settings.service = {.trust_domain = state.config.trust_domain,
+                      .node_lifetime = state.config.node_lifetime,
+                      .svid_lifetime = state.config.svid_lifetime,
+                      .jwt_lifetime = state.config.jwt_lifetime};
+  settings.in_force = {.rotation = state.config.rotation, .upstream = state.config.upstream};
+  auto server = Server::start(
+      std::move(settings),
+      {.store = state.store,
+       .seal = state.seal,
+       .audit = [&](const ServiceEvent &event) { write(audit, event); },
+       .note = [&](const std::string &problem) { audit.note(AuditLog::Level::error, problem); }});
+  if (!server) throw Failure{server.error()};
+  std::string where;
+  for (const std::string &address : (*server)->addresses()) {
+    where += (where.empty() ? "" : ", ") + address;
+  }
+  audit.note(AuditLog::Level::info,
+             fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
+                         state.config.trust_domain, where));
+  signalfd_siginfo info;
+  while (::read(signal_fd.get(), &info, sizeof info) < 0 && errno == EINTR) {
+  }
+  server->reset();
+  audit.note(AuditLog::Level::info, "inlay-ca ends");
+  return 0;
+}
+
+}  // namespace inlay::identity::ca
