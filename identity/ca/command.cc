@@ -16,7 +16,8 @@ namespace {
 constexpr int kExitFailed = 1, kExitUsage = 2;
 
 constexpr std::string_view kHelp =
-    R"(Usage: inlay ca token --node NAME [--ttl TIME]
+    R"(Usage: inlay ca serve [--config FILE]
+       inlay ca token --node NAME [--ttl TIME]
        inlay ca entry add --id SPIFFE-ID --node NAME --selector KEY=VALUE... [OPTION...]
        inlay ca entry list | entry remove ID
        inlay ca agents [list | approve NAME]
@@ -24,9 +25,10 @@ constexpr std::string_view kHelp =
        inlay ca rotate prepare | activate [--now] | taint | revoke | status
        inlay ca bundle show | set TRUST-DOMAIN FILE | list | remove TRUST-DOMAIN
 
-The authority of a trust domain. These commands work on its state directly, whether or not a server
-runs; a server notices within a second.
+The authority of a trust domain. The commands but serve work on its state directly, whether or not a
+server runs; a server notices within a second.
 
+serve    enrols machines and signs for their agents, until SIGTERM; the first start makes the keys
 token    what a new machine is given to join with: prints it alone, good once, for 10 minutes
 entry    which SPIFFE ID a program gets, on which machines: NAME may be a pattern, as web-*
          --policy FILE        its policy, as inlay.toml(5)
@@ -47,9 +49,11 @@ bundle   show prints this trust domain's; the others are about those of other tr
 Exit codes: 0 good, 1 failed, 2 usage. More in inlay-ca(8).
 )";
 
-constexpr const char *kCommands[] = {"token", "entry", "agents", "revoke", "rotate", "bundle"};
+constexpr const char *kCommands[] = {"serve",  "token",  "entry", "agents",
+                                     "revoke", "rotate", "bundle"};
 constexpr int (*kRun[])(const std::vector<std::string> &) = {
-    token_command, entry_command, agents_command, revoke_command, rotate_command, bundle_command};
+    serve_command,  token_command,  entry_command, agents_command,
+    revoke_command, rotate_command, bundle_command};
 
 int complain(const std::string &message, int code) {
   fmt::print(stderr, "inlay ca: {}\n", message);

@@ -71,6 +71,7 @@ class Table {
 };
 
 // Each takes the words from its own name on.
+int serve_command(const std::vector<std::string> &words);
 int token_command(const std::vector<std::string> &words);
 int entry_command(const std::vector<std::string> &words);
 int agents_command(const std::vector<std::string> &words);

@@ -60,16 +60,15 @@ int serve_command(const std::vector<std::string> &words) {
       std::move(settings),
       {.store = state.store,
        .seal = state.seal,
-       .audit = [&](const ServiceEvent &event) { write(audit, event); },
+       .audit = [&](const AuditRecord &event) { audit.write(event); },
        .note = [&](const std::string &problem) { audit.note(AuditLog::Level::error, problem); }});
   if (!server) throw Failure{server.error()};
   std::string where;
   for (const std::string &address : (*server)->addresses()) {
     where += (where.empty() ? "" : ", ") + address;
   }
-  audit.note(AuditLog::Level::info,
-             fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
-                         state.config.trust_domain, where));
+  audit.note(AuditLog::Level::info, fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
+                                                state.config.trust_domain, where));
   signalfd_siginfo info;
   while (::read(signal_fd.get(), &info, sizeof info) < 0 && errno == EINTR) {
   }

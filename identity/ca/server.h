@@ -23,7 +23,7 @@ struct ServerHost {
   Store &store;  // outlives the server, as the next
   const Seal &seal;
   // Any thread, as the next.
-  std::function<void(const ServiceEvent &)> audit;
+  std::function<void(const AuditRecord &)> audit;
   std::function<void(const std::string &problem)> note;  // what the administrator must know
 };
 

@@ -82,8 +82,8 @@ std::string EnrolmentService::name_of(const std::string &node) const {
   return fmt::format("spiffe://{}{}{}", settings_.trust_domain, kNodePrefix, node);
 }
 
-Status EnrolmentService::refuse(const ServiceEvent &event, Status status) {
-  ServiceEvent whole = event;
+Status EnrolmentService::refuse(const AuditRecord &event, Status status) {
+  AuditRecord whole = event;
   whole.event = "refused";
   whole.reason = code_name(status.error_code());
   const std::string told = status.error_message();
@@ -96,8 +96,8 @@ tl::expected<EnrolmentService::Caller, Status> EnrolmentService::caller(
     const std::string &grpc_peer) {
   const auto fail = [&](const Caller &who, StatusCode code, std::string message) {
     return tl::unexpected(refuse({.event = "refused",
-                                  .address = who.peer ? who.peer->address : "",
                                   .node = who.node,
+                                  .address = who.peer ? who.peer->address : "",
                                   .serial = who.peer ? who.peer->serial : ""},
                                  {code, std::move(message)}));
   };
@@ -144,24 +144,24 @@ Status EnrolmentService::issue_node(const std::string &node, EVP_PKEY *key, std:
                                     enrolment::NodeSvid *answer) {
   const auto in_force = host_.in_force();
   const std::string uri = name_of(node);
-  const ServiceEvent what{.event = event, .address = address, .node = node, .spiffe_id = uri};
+  const AuditRecord what{.event = event, .node = node, .address = address, .spiffe_id = uri};
   const auto id = SpiffeId::parse(uri);
   if (!id) return refuse(what, {StatusCode::INTERNAL, "the node's name makes no SPIFFE ID"});
   auto made = in_force->signer.sign(*id, key, host_.now(), settings_.node_lifetime);
   if (!made) {
-    ServiceEvent why = what;
+    AuditRecord why = what;
     why.detail = made.error();
     return refuse(why, {StatusCode::INTERNAL, "the authority cannot sign; its log says why"});
   }
   made->issuance.node = node;
   if (auto kept = host_.store.record(made->issuance, by, true); !kept) {
-    ServiceEvent why = what;
+    AuditRecord why = what;
     why.detail = kept.error().message;
     return refuse(why, status_of(kept.error(), StatusCode::UNAUTHENTICATED));
   }
   for (std::string &der : made->chain) *answer->add_chain() = std::move(der);
   answer->set_bundle(in_force->bundles.at(settings_.trust_domain));
-  ServiceEvent done = what;
+  AuditRecord done = what;
   done.serial = made->issuance.serial;
   host_.audit(done);
   return Status::OK;
@@ -172,7 +172,7 @@ Status EnrolmentService::Enroll(grpc::ServerContext *context,
                                 enrolment::NodeSvid *answer) {
   const auto peer = host_.peer(context->peer());
   const std::string address = peer ? peer->address : "";
-  ServiceEvent what{.event = "enrolled", .address = address};
+  AuditRecord what{.event = "enrolled", .address = address};
   if (!enrolments_.take(host_of(address), monotonic_ns())) {
     return refuse(what, {StatusCode::RESOURCE_EXHAUSTED,
                          "too many machines enrol from this address at once; come again"});
@@ -180,11 +180,12 @@ Status EnrolmentService::Enroll(grpc::ServerContext *context,
   const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const std::string hostname = printable(request->hostname().substr(0, 255));
-  const auto enrolled = host_.store.enroll({.secret_digest = digest_of_secret(request->token_secret()),
-                                            .key_digest = digest_of(key->get()),
-                                            .hostname = hostname,
-                                            .address = host_of(address),
-                                            .now = host_.now()});
+  const auto enrolled =
+      host_.store.enroll({.secret_digest = digest_of_secret(request->token_secret()),
+                          .key_digest = digest_of(key->get()),
+                          .hostname = hostname,
+                          .address = host_of(address),
+                          .now = host_.now()});
   if (!enrolled) {
     what.detail = enrolled.error().message;
     return refuse(what, status_of(enrolled.error(), StatusCode::PERMISSION_DENIED));
@@ -206,7 +207,7 @@ Status EnrolmentService::Renew(grpc::ServerContext *context, const enrolment::Re
   if (!who) return who.error();
   const auto key = public_key_of_csr(request->csr());
   if (!key) {
-    return refuse({.event = "renewed", .address = who->peer->address, .node = who->node},
+    return refuse({.event = "renewed", .node = who->node, .address = who->peer->address},
                   {StatusCode::INVALID_ARGUMENT, key.error()});
   }
   return issue_node(who->node, key->get(), who->peer->serial, "renewed", who->peer->address,
@@ -219,7 +220,7 @@ Status EnrolmentService::Rejoin(grpc::ServerContext *context,
   const auto peer = host_.peer(context->peer());
   const std::string address = peer ? peer->address : "";
   const std::string asked = printable(request->node());
-  const ServiceEvent what{.event = "rejoined", .address = address, .spiffe_id = asked};
+  const AuditRecord what{.event = "rejoined", .address = address, .spiffe_id = asked};
   if (!enrolments_.take(host_of(address), monotonic_ns())) {
     return refuse(what, {StatusCode::RESOURCE_EXHAUSTED, "too many requests; come again"});
   }
@@ -247,8 +248,8 @@ Status EnrolmentService::SignX509(grpc::ServerContext *context,
   const auto who = caller(context->peer());
   if (!who) return who.error();
   const std::string asked = printable(request->spiffe_id());
-  ServiceEvent what{
-      .event = "issued", .address = who->peer->address, .node = who->node, .spiffe_id = asked};
+  AuditRecord what{
+      .event = "issued", .node = who->node, .address = who->peer->address, .spiffe_id = asked};
   const auto key = public_key_of_csr(request->csr());
   if (!key) return refuse(what, {StatusCode::INVALID_ARGUMENT, key.error()});
   const auto entries = host_.store.entries_of(who->node);
@@ -284,8 +285,8 @@ Status EnrolmentService::SignJwt(grpc::ServerContext *context,
   const auto who = caller(context->peer());
   if (!who) return who.error();
   const std::string asked = printable(request->spiffe_id());
-  ServiceEvent what{
-      .event = "issued-jwt", .address = who->peer->address, .node = who->node, .spiffe_id = asked};
+  AuditRecord what{
+      .event = "issued-jwt", .node = who->node, .address = who->peer->address, .spiffe_id = asked};
   const std::vector<std::string> audience(request->audience().begin(), request->audience().end());
   if (audience.empty() || audience.size() > kMostAudience) {
     return refuse(what, {StatusCode::INVALID_ARGUMENT, "a JWT-SVID has 1 to 16 audiences"});

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <tl/expected.hpp>
 
+#include "identity/ca/audit_log.h"
 #include "identity/ca/in_force.h"
 #include "identity/ca/store.h"
 #include "identity/rpc/rate_limit.h"
@@ -22,17 +23,6 @@
 namespace inlay::identity::ca {
 
 namespace enrolment = inlay::enrolment::v1;
-
-// One line of the audit log.
-struct ServiceEvent {
-  std::string_view event;  // "enrolled", "renewed", "rejoined", "issued", "issued-jwt", "refused"
-  std::string_view address;
-  std::string_view node = {};       // name; "" where it is not known
-  std::string_view spiffe_id = {};  // of what was issued or asked for
-  std::string_view serial = {};
-  std::string_view reason = {};  // of a refusal: gRPC's name of the status
-  std::string_view detail = {};
-};
 
 struct ServiceSettings {
   std::string trust_domain;
@@ -45,7 +35,7 @@ struct ServiceHost {
   Store &store;
   std::function<std::shared_ptr<const InForce>()> in_force;
   std::function<std::shared_ptr<const rpc::PeerIdentity>(const std::string &grpc_peer)> peer;
-  std::function<void(const ServiceEvent &)> audit;
+  std::function<void(const AuditRecord &)> audit;
   std::function<std::time_t()> now;
 };
 
@@ -86,7 +76,7 @@ class EnrolmentService final
   grpc::Status issue_node(const std::string &node, EVP_PKEY *key, std::string_view by,
                           std::string_view event, std::string_view address,
                           enrolment::NodeSvid *answer);
-  grpc::Status refuse(const ServiceEvent &event, grpc::Status status);
+  grpc::Status refuse(const AuditRecord &event, grpc::Status status);
   std::string name_of(const std::string &node) const;
   void forget(Stream *stream);
 

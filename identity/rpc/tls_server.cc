@@ -38,15 +38,6 @@ void set_option(int fd, int level, int name, int value) {
   ::setsockopt(fd, level, name, &value, sizeof value);
 }
 
-std::string serial_of(const X509 *leaf) {
-  const ASN1_INTEGER *serial = X509_get0_serialNumber(leaf);
-  std::string text;
-  for (int i = 0; i < ASN1_STRING_length(serial); ++i) {
-    text += fmt::format("{:02x}", ASN1_STRING_get0_data(serial)[i]);
-  }
-  return text;
-}
-
 tl::expected<policy::UniqueFd, std::string> listen_at(const addrinfo &address) {
   policy::UniqueFd fd(
       ::socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
@@ -150,7 +141,7 @@ struct TlsServer::State {
 void TlsServer::State::judge(const STACK_OF(X509) * chain, PeerIdentity &peer) const {
   if (sk_X509_num(chain) < 1) return;
   const X509 *leaf = sk_X509_value(chain, 0);
-  peer.serial = serial_of(leaf);
+  peer.serial = serial_text(leaf);
   peer.not_after = to_time(X509_get0_notAfter(leaf)).value_or(0);
   const auto id = verify_x509_svid(chain, *host.bundles(), host.now());
   if (id) {

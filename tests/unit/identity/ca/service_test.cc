@@ -17,8 +17,8 @@
 #include "identity/agent/authority_link.h"
 #include "identity/agent/enrolled_source.h"
 #include "identity/agent/identities.h"
-#include "identity/ca/server.h"
 #include "identity/ca/database.h"
+#include "identity/ca/server.h"
 #include "identity/certificate.h"
 #include "identity/csr.h"
 #include "identity/enrolment_token.h"
@@ -67,7 +67,7 @@ class Issuer {
     auto started = Server::start(settings, {.store = *store,
                                             .seal = *seal,
                                             .audit =
-                                                [this](const ServiceEvent &event) {
+                                                [this](const AuditRecord &event) {
                                                   const std::lock_guard lock(mutex_);
                                                   log_ += fmt_line(event);
                                                 },
@@ -115,7 +115,7 @@ class Issuer {
   std::string where;
 
  private:
-  static std::string fmt_line(const ServiceEvent &event) {
+  static std::string fmt_line(const AuditRecord &event) {
     std::string line;
     for (const std::string_view part :
          {event.event, event.node, event.spiffe_id, event.reason, event.detail}) {
