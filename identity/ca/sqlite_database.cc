@@ -209,9 +209,12 @@ tl::expected<DatabasePtr, DatabaseError> open_file(const std::string &file) {
 }  // namespace
 
 tl::expected<DatabasePtr, DatabaseError> open_sqlite(const std::string &file) {
-  // SQLite would make it by the umask; its -wal and -shm have the mode of the database.
-  const policy::UniqueFd made(
-      ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  // SQLite would make it by the umask; its -wal and -shm have the mode of the database. Closed
+  // again before SQLite has it open: closing any descriptor of a file drops all locks that this
+  // process has on it (fcntl(2)), and another process would then take the database for unused and
+  // remove its log.
+  const bool made = static_cast<bool>(policy::UniqueFd(
+      ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)));
   if (!made && errno != EEXIST) {
     return tl::unexpected(DatabaseError{
         DatabaseError::Kind::unavailable,

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <thread>
 
@@ -124,6 +125,21 @@ TEST_CASE("SQLite: nobody else can read the file, nor what lies beside it") {
     struct stat status {};
     REQUIRE(::stat((kept.address() + suffix).c_str(), &status) == 0);
     CHECK((status.st_mode & 0777) == 0600);
+  }
+}
+
+TEST_CASE("SQLite: who made the database goes on seeing what other processes change") {
+  const Sqlite kept;
+  const DatabasePtr database = kept.open();
+  REQUIRE(run(*database, "CREATE TABLE t (n BIGINT)"));
+  // A process that was started, not forked alone: SQLite's own books of locks would come along.
+  const std::string other =
+      "python3 -c \"import sqlite3; d = sqlite3.connect('" + kept.address() +
+      "'); d.execute('INSERT INTO t (n) VALUES (1)'); d.commit(); d.close()\"";
+  for (unsigned turn = 1; turn <= 2; ++turn) {
+    REQUIRE(std::system(other.c_str()) == 0);
+    REQUIRE(run(*database, "INSERT INTO t (n) VALUES (2)"));
+    CHECK(rows_of(*database, "SELECT n FROM t").size() == 2 * turn);
   }
 }
 
