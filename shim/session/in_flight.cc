@@ -51,6 +51,7 @@ void expect(const msghdr *message) noexcept {
   for_each_outgoing(message, [](int fd) {
     Slot *slot = session_here(fd);
     if (slot == nullptr) return;
+    local(*slot).accepted_at = 0;  // to end it is for whoever gets it (untouched.h)
     if (slot->state.load(std::memory_order_acquire) == State::waiting) {
       Locked life(slot->life_lock);  // the helper has begun by now, or never will
       hand_on(*slot, fd);
