@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "identity/certificate.h"
+#include "identity/user_namespace.h"
 
 namespace inlay::identity {
 namespace {
@@ -31,7 +32,7 @@ std::string reason(int error) {
   return text != nullptr ? text : fmt::format("error {}", error);
 }
 
-bool is_trusted(uid_t uid) { return uid == 0 || uid == geteuid(); }
+bool is_trusted(uid_t uid) { return uid == 0 || (uid == geteuid() && !may_be_anybody(uid)); }
 
 // Who could put another socket in place of this one. "" when nobody but root and this user.
 std::string path_complaint(const std::string &path) {

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "identity/user_namespace.h"
+
 namespace inlay::policy {
 namespace {
 
@@ -181,12 +183,13 @@ Trust Trust::current(std::span<const uid_t> owners) {
   char buffer[16];
   ssize_t length = fd ? read(fd.get(), buffer, sizeof buffer) : -1;
   if (length > 0) std::from_chars(buffer, buffer + length, out.unmapped);
+  out.self_is_one = out.self != out.unmapped || !identity::may_be_anybody(out.self);
   return out;
 }
 
 std::string distrust(const Trust &trust, const Node &node) {
   bool trusted =
-      node.owner == 0 || node.owner == trust.self ||
+      node.owner == 0 || (node.owner == trust.self && trust.self_is_one) ||
       std::find(trust.owners.begin(), trust.owners.end(), node.owner) != trust.owners.end() ||
       (node.owner == trust.unmapped && node.read_only);
   if (!trusted) {

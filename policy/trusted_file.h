@@ -36,6 +36,7 @@ class UniqueFd {
 
 struct Trust {
   uid_t self;                     // effective user
+  bool self_is_one = true;        // false: without a mapping, as others are (user_namespace.h)
   uid_t unmapped;                 // what the kernel shows for owners without a mapping
   std::span<const uid_t> owners;  // further ones
   static Trust current(std::span<const uid_t> owners);

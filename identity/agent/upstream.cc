@@ -11,8 +11,9 @@
 #include <cstring>
 #include <random>
 
-#include "identity/rpc/grpc_quiet.h"
 #include "identity/certificate.h"
+#include "identity/rpc/grpc_quiet.h"
+#include "identity/user_namespace.h"
 #include "policy/trusted_file.h"
 
 namespace inlay::identity::agent {
@@ -56,11 +57,11 @@ tl::expected<std::shared_ptr<grpc::Channel>, std::string> connect_upstream(
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
     return bad(fmt::format("cannot be asked who it is: {}", std::strerror(errno)));
   }
-  if (peer.uid != 0 && peer.uid != ::geteuid() &&
+  if (peer.uid != 0 && (peer.uid != ::geteuid() || may_be_anybody(peer.uid)) &&
       std::ranges::count(settings.owners, peer.uid) == 0) {
     return bad(
         fmt::format("is not trusted: user {} listens there, neither root nor this user; "
-                    "name its owner in the configuration if that is right",
+                    "name its owner with --config-owner if that is right",
                     peer.uid));
   }
   grpc::ChannelArguments arguments;

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -13,6 +14,7 @@
 #include <cstring>
 #include <optional>
 
+#include "identity/user_namespace.h"
 #include "policy/trusted_file.h"
 
 namespace inlay::identity::agent {
@@ -195,6 +197,14 @@ tl::expected<Workload, std::string> examine_process(pid_t pid, std::optional<uid
   // A process may claim any of its three uids to the kernel, no other.
   if (uid && std::find(status->uids.begin(), status->uids.end(), *uid) == status->uids.end()) {
     return tl::unexpected<std::string>("it has changed its user since it asked");
+  }
+  if (!everybody_is_mapped()) {
+    if (std::ranges::any_of(status->uids, may_be_anybody) ||
+        std::ranges::any_of(status->gids, may_be_any_group)) {
+      return tl::unexpected<std::string>(
+          "its user or group has no number of its own in the agent's user namespace");
+    }
+    std::erase_if(status->groups, may_be_any_group);
   }
   UniqueFd executable = folder.executable();
   if (!executable) return failed("its executable", errno);

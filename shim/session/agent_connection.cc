@@ -9,10 +9,12 @@
 #include <cstring>
 #include <utility>
 
+#include "identity/user_namespace.h"
 #include "shim/arena/kernel.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
+#include "shim/session/proc.h"
 #include "shim/session/session.h"
 
 namespace inlay::shim {
@@ -25,12 +27,22 @@ void append(std::vector<std::uint8_t> &out, std::span<const std::uint8_t> bytes)
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
+// As identity/user_namespace.h has it, but for the default overflow uid alone: reading what it is
+// set to could be what a program has forbidden itself, and this is asked in all of them.
+bool may_be_anybody(uid_t user) noexcept {
+  constexpr uid_t kOverflow = 65534;
+  char map[128];
+  return user == kOverflow && (read_proc(ProcPath().before("/proc/self/uid_map"), map) <= 0 ||
+                               !identity::maps_everybody(map));
+}
+
 // Whoever listens on a socket hands out this process's identity: nobody but root and this user may.
 bool is_trusted_listener(int fd) noexcept {
   ucred peer{};
   socklen_t length = sizeof(peer);
   if (kernel::get_option(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
-  return peer.uid == 0 || static_cast<long>(peer.uid) == kernel::call(SYS_geteuid);
+  if (peer.uid == 0) return true;
+  return static_cast<long>(peer.uid) == kernel::call(SYS_geteuid) && !may_be_anybody(peer.uid);
 }
 
 }  // namespace

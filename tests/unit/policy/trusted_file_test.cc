@@ -54,6 +54,15 @@ TEST_CASE("who may own and write a configuration and its folders") {
   }
 }
 
+TEST_CASE("a user without a mapping owns nothing: what looks like his may be anybody's") {
+  const Trust trust{.self = 65534, .self_is_one = false, .unmapped = 65534, .owners = {}};
+  CHECK_FALSE(distrust(trust, {65534, S_IFREG | 0600, false}).empty());
+  CHECK(distrust(trust, {65534, S_IFREG | 0600, true}).empty());
+  CHECK(distrust(trust, {0, S_IFREG | 0600, false}).empty());
+  const Trust nobody{.self = 65534, .unmapped = 65534, .owners = {}};
+  CHECK(distrust(nobody, {65534, S_IFREG | 0600, false}).empty());
+}
+
 namespace {
 
 // "" when it loads, else what is said.

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "child.h"
@@ -68,6 +69,27 @@ TEST_CASE("a pid that another process has by now is not the caller's (T61)") {
   caller.end();
   // What the agent would meet had `other` got the number: the pidfd is of the one that asked.
   CHECK(examine(other.caller(), caller.pidfd()).error() == "the process has ended");
+}
+
+TEST_CASE("an agent in a user namespace does not take one that it cannot name for nobody") {
+  Child stranger([] { CHECK(setresuid(4242, 4242, 4242) == 0); });
+  TemporaryFolder folder;
+  const std::string answer = folder / "answer";
+  // What an agent there is told of it, which maps root alone.
+  Child agent([&] {
+    if (unshare(CLONE_NEWUSER) != 0) return;
+    std::ofstream("/proc/self/uid_map") << "0 0 1";
+    const auto found = examine_any(stranger.pid());
+    std::ofstream(answer) << (found ? std::to_string(found->uid) : found.error());
+  });
+  std::ifstream file(answer);
+  if (!file) {
+    MESSAGE("no user namespaces here: not tried");
+    return;
+  }
+  std::string text;
+  std::getline(file, text);
+  CHECK(text == "its user or group has no number of its own in the agent's user namespace");
 }
 
 TEST_CASE("credentials must be the process's own") {
