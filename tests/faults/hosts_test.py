@@ -80,8 +80,8 @@ class Host:
         assert f"this machine is now spiffe://{DOMAIN}/inlay/node/{self.name}\n" in out, out
         self.agent()
 
-    def agent(self):
-        self.start(INLAY, "agent", "--config", "/var/lib/agent.toml")
+    def agent(self, config="/var/lib/agent.toml"):
+        self.start(INLAY, "agent", "--config", config)
 
     def ready(self):
         return self.run(INLAY, "status").returncode == 0
