@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -53,7 +55,7 @@ class Oracle(Hostile):
         self.assertEqual(line["role"], "client")
         self.assertTrue(line["executable"].startswith("/"))
 
-    def test_it_signs_nothing_but_a_certificate_verify(self):
+    def test_T61_it_signs_nothing_but_a_certificate_verify(self):
         good = verify_input()
         rows = [("arbitrary bytes", b"A" * len(good), {}),
                 ("nothing", b" ", {}),
@@ -77,7 +79,7 @@ class Oracle(Hostile):
                 self.assertEqual(result, "not-a-handshake")
         self.agent.audited(event="refused", request="sign", reason="not-a-handshake", uid=ALICE)
 
-    def test_nobody_signs_with_anothers_key(self):
+    def test_T61_nobody_signs_with_anothers_key(self):
         key = as_user(ALICE, lambda: attached(self.agent)[1].key.hex())
 
         def work():
@@ -345,7 +347,7 @@ class Floods(Hostile):
 
 
 class Bounds(unittest.TestCase):
-    def test_signatures_have_a_cap_for_each_process(self):
+    def test_T62_signatures_have_a_cap_for_each_process(self):
         agent = Agent(top="[limits]\nsignatures_per_second = 1")
         self.addCleanup(agent.close)
 
@@ -362,7 +364,7 @@ class Bounds(unittest.TestCase):
             return client.sign(snapshot.key)
         self.assertEqual(as_user(BOB, other), f"frame {SIGNATURE}")
 
-    def test_few_descriptors_are_enough_for_who_is_attached(self):
+    def test_T66_few_descriptors_are_enough_for_who_is_attached(self):
         agent = Agent(prefix=("prlimit", "--nofile=96"))
         self.addCleanup(agent.close)
 
@@ -377,7 +379,7 @@ class Bounds(unittest.TestCase):
         self.assertEqual(as_user(ALICE, work), f"frame {SIGNATURE}")
         self.assertIsNone(agent.child.poll())
 
-    def test_a_full_disk_loses_lines_and_no_signatures(self):
+    def test_T66_a_full_disk_loses_lines_and_no_signatures(self):
         agent = Agent(start=False)
         self.addCleanup(agent.close)
         full = agent.folder / "full"
@@ -394,6 +396,44 @@ class Bounds(unittest.TestCase):
         self.assertEqual(set(as_user(ALICE, work)), {f"frame {SIGNATURE}"})
         report = json.loads(Client(agent).ask(STATUS)[1])
         self.assertIn("log", json.dumps(report))
+
+    def test_T66_without_memory_a_request_fails_and_the_agent_lives(self):
+        agent = Agent()
+        self.addCleanup(agent.close)
+
+        def work(ours):
+            client, snapshot = attached(agent)
+            ours.sendall(b"1")
+            ours.recv(1)  # there is no more memory from here on
+            kept, answers = [client], []
+            for _ in range(400):
+                try:
+                    kept.append(Client(agent))
+                    answer = kept[-1].ask(ATTACH, attach_request())
+                    answers.append(answer and answer[0])
+                except OSError:
+                    answers.append(None)
+            ours.sendall(b"2")
+            ours.recv(1)
+            return [answers.count(SNAPSHOT), len(answers), client.sign(snapshot.key)]
+        here, there = socket.socketpair()
+        pid = agent.child.pid
+
+        def limits():
+            here.recv(1)
+            size = int(re.search(r"VmSize:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+            before = resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+            here.sendall(b"1")
+            here.recv(1)
+            resource.prlimit(pid, resource.RLIMIT_AS, before)
+            here.sendall(b"2")
+        governor = threading.Thread(target=limits)
+        governor.start()
+        given, asked, signed = as_user(ALICE, work, there)
+        governor.join()
+        self.assertIsNone(agent.child.poll())
+        self.assertLess(given, asked, "there was memory enough")
+        self.assertEqual(signed, f"frame {SIGNATURE}")
 
 
 if __name__ == "__main__":
