@@ -16,7 +16,7 @@ void set_help(CLI::App &app, std::string_view help) {
 Command Command::subcommand(const std::string &name, std::string_view help) const {
   CLI::App &added = *app_->add_subcommand(name);
   set_help(added, help);
-  return Command(added);
+  return Command(added, *passed_on_);
 }
 
 void Command::require_subcommand() const { app_->require_subcommand(1); }
@@ -47,21 +47,19 @@ void Command::callback(std::function<void()> work) const { app_->callback(std::m
 
 void Command::pass_on(const std::string &name,
                       std::function<void(std::vector<std::string>)> work) const {
-  CLI::App *added = app_->add_subcommand(name);
-  added->prefix_command();
-  added->set_help_flag();
-  added->callback([added, work = std::move(work)] { work(added->remaining()); });
+  passed_on_->push_back({app_->add_subcommand(name), std::move(work)});
 }
 
 CommandLine::CommandLine(std::string_view help, const std::string &version)
-    : app_(std::make_unique<CLI::App>("", "inlay")) {
+    : app_(std::make_unique<CLI::App>("", "inlay")),
+      passed_on_(std::make_unique<std::vector<PassedOn>>()) {
   set_help(*app_, help);
   app_->set_version_flag("--version", version);
 }
 
 CommandLine::~CommandLine() = default;
 
-Command CommandLine::root() const { return Command(*app_); }
+Command CommandLine::root() const { return Command(*app_, *passed_on_); }
 
 bool CommandLine::has_subcommand(const std::string &name) const {
   return !app_->get_subcommands([&](CLI::App *command) { return command->check_name(name); })
@@ -69,6 +67,22 @@ bool CommandLine::has_subcommand(const std::string &name) const {
 }
 
 void CommandLine::run(std::vector<std::string> words) const {
+  // CLI11 would take words further on for commands: that of "inlay ca rotate status", say.
+  const CLI::App *command = app_.get();
+  for (std::size_t known = 0; known < words.size() && command != nullptr;) {
+    const auto named = command->get_subcommands(
+        [&](const CLI::App *each) { return each->get_name() == words[known]; });
+    if (named.empty() && command->get_require_subcommand_min() > 0 && words[known][0] != '-') {
+      throw UsageError{"there is no command '" + words[known] + "'"};
+    }
+    command = named.empty() ? nullptr : named.front();
+    ++known;
+    for (const PassedOn &passed : *passed_on_) {
+      if (passed.command != command) continue;
+      words.erase(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(known));
+      return passed.work(std::move(words));
+    }
+  }
   std::reverse(words.begin(), words.end());  // as CLI11 wants them
   try {
     app_->parse(std::move(words));

@@ -26,11 +26,17 @@ struct UsageError {
   std::string message;
 };
 
+// A subcommand whose words are somebody else's to understand.
+struct PassedOn {
+  CLI::App *command;
+  std::function<void(std::vector<std::string>)> work;
+};
+
 // One subcommand while it is being described. The variables an option is given are written when the
 // command line is parsed, before the callback, and left alone where the option is not there.
 class Command {
  public:
-  explicit Command(CLI::App &app) : app_(&app) {}
+  Command(CLI::App &app, std::vector<PassedOn> &passed_on) : app_(&app), passed_on_(&passed_on) {}
 
   // `help` is the whole text of --help.
   Command subcommand(const std::string &name, std::string_view help) const;
@@ -46,11 +52,12 @@ class Command {
   void flag(const std::string &name, bool &value) const;
 
   void callback(std::function<void()> work) const;
-  // A subcommand whose words, --help included, are all for `work`.
+  // A subcommand whose words, --help and names of other commands included, are all for `work`.
   void pass_on(const std::string &name, std::function<void(std::vector<std::string>)> work) const;
 
  private:
   CLI::App *app_;
+  std::vector<PassedOn> *passed_on_;
 };
 
 class CommandLine {
@@ -67,6 +74,7 @@ class CommandLine {
 
  private:
   std::unique_ptr<CLI::App> app_;
+  std::unique_ptr<std::vector<PassedOn>> passed_on_;
 };
 
 }  // namespace inlay::tools

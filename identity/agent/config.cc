@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <limits>
+#include <utility>
 
 #include "identity/agent/metrics_server.h"
 #include "identity/agent_address.h"
@@ -416,7 +417,9 @@ tl::expected<Config, LoadError> load_config(const std::string &file,
 void resolve_executable(Entry &entry) {
   if (entry.selectors.executable.empty()) return;
   if (auto program = look_at_program(entry.selectors.executable)) {
-    entry.selectors.executable = program->path;
+    if (program->path != entry.selectors.executable) {
+      entry.selectors.link = std::exchange(entry.selectors.executable, program->path);
+    }
   }
 }
 

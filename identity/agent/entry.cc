@@ -124,7 +124,9 @@ std::string Selectors::text() const {
   if (user) out.push_back(fmt::format("user {}", *user));
   if (group) out.push_back(fmt::format("group {}", *group));
   if (!groups.empty()) out.push_back(fmt::format("groups {}", fmt::join(groups, " ")));
-  if (!executable.empty()) out.push_back("executable " + executable);
+  if (!executable.empty()) {
+    out.push_back(fmt::format("executable {}{}{}", link, link.empty() ? "" : " -> ", executable));
+  }
   if (!sha256.empty()) out.push_back("sha256 " + sha256);
   if (!unit.empty()) out.push_back("unit " + unit);
   if (!cgroup.empty()) out.push_back("cgroup " + cgroup);

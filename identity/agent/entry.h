@@ -26,11 +26,13 @@ struct Selectors {
   std::optional<gid_t> group{};  // effective
   std::vector<gid_t> groups{};   // each effective or supplementary
   std::string executable{};      // "" = not asked for, as below
+  std::string link{};            // the path that was written, where it leads to another: executable
   std::string sha256{};          // of the executable, lower-case hexadecimal
   std::string unit{};            // glob (policy/glob.h)
   std::string cgroup{};          // glob
   bool empty() const noexcept;
-  std::string text() const;  // "user 999, executable /usr/bin/redis-check-rdb"
+  // "user 999, executable /usr/bin/redis-server -> /usr/bin/redis-check-rdb"
+  std::string text() const;
 };
 
 struct Entry {

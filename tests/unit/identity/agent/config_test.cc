@@ -227,4 +227,6 @@ TEST_CASE("an executable is the file its path leads to") {
   auto config = load_config(file);
   REQUIRE(config.has_value());
   CHECK(config->entries[0].selectors.executable == folder / "real");
+  CHECK(config->entries[0].selectors.text() ==
+        "executable " + (folder / "link") + " -> " + (folder / "real"));
 }
