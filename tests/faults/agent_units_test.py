@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""inlay-agent's units, as they are shipped, under a live systemd; programs that live through what becomes of it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from live_systemd import Machine, skip_unless_available
+from support import CANARY, CLIENT, GREETING, SERVER, until
+
+DOMAIN = "units.test"
+SOCKET = "/run/inlay/agent.sock"
+POLICY = f"""trust_domain = "{DOMAIN}"
+[identity]
+agent = "unix://{SOCKET}"
+[defaults]
+inbound = "deny"
+outbound = "deny"
+handshake_timeout = "60s"
+[[inbound]]
+name = "all"
+port = "*"
+mode = "strict"
+allow = ["spiffe://{DOMAIN}/**"]
+[[outbound]]
+name = "all"
+port = "*"
+mode = "strict"
+expect = ["spiffe://{DOMAIN}/**"]
+"""
+# Holds connections under names that it is told.
+HOLDER = """
+import errno, json, os, socket, sys
+held = {}
+for line in sys.stdin:
+    task = json.loads(line)
+    try:
+        if "open" in task:
+            held[task["open"]] = socket.create_connection(("127.0.0.1", task["port"]))
+            conn = held[task["open"]]
+        else:
+            conn = held[task["use"]]
+        conn.sendall(task["say"].encode())
+        got = b""
+        while len(got) < task["enough"]:
+            data = conn.recv(65536)
+            if not data: raise ConnectionAbortedError(errno.ECONNABORTED, "the end")
+            got += data
+        answer = {"got": got.decode()}
+    except OSError as error:
+        answer = {"error": errno.errorcode[error.errno]}
+    os.write(1, json.dumps(answer).encode() + b"\\n")
+"""
+
+
+class Program:
+    """A Python program under `inlay run`, without any configuration, in a unit of its own."""
+
+    def __init__(self, machine, unit, text, *arguments, inlay=True):
+        self.machine, self.unit = machine, unit
+        run = (machine.installed("bin/inlay"), "run", "--") if inlay else ()
+        self.child = subprocess.Popen(
+            machine.words("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", *run,
+                          "/usr/bin/python3", "-u", "-c", text, *arguments),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def line(self):
+        line = self.child.stdout.readline()
+        assert line, f"{self.unit} ended: {self.machine.journal(self.unit)}"
+        return json.loads(line)
+
+    def tell(self, **what):
+        self.child.stdin.write(json.dumps(what) + "\n")
+        self.child.stdin.flush()
+
+    def ask(self, **what):
+        self.tell(**what)
+        return self.line()
+
+    def open(self, name, port):
+        return self.ask(open=name, port=port, say="hello", enough=len(GREETING) + len("hello"))
+
+    def use(self, name):
+        return self.ask(use=name, say="again", enough=len("again"))
+
+    def stop(self):
+        self.child.stdin.close()
+        self.child.stdout.close()
+        self.child.wait()
+
+
+def make_machine(config=""):
+    """With an agent that is configured, and has not been started."""
+    machine = Machine()
+    inlay = machine.installed("bin/inlay")
+    try:
+        machine.do(inlay, "ca", "init", "--dir", "/etc/inlay/authority", "--trust-domain", DOMAIN)
+        text = f'trust_domain = "{DOMAIN}"\n{config}'
+        for name in ("server", "client", "hasty"):
+            machine.do(inlay, "ca", "issue", "--dir", "/etc/inlay/authority", "--id", f"spiffe://{DOMAIN}/{name}",
+                       "--out", f"/etc/inlay/{name}")
+            text += (f'[[source.svid]]\nsvid = "{name}/svid.pem"\nkey = "{name}/key.pem"\nbundle = "{name}/bundle.pem"\n'
+                     f'[[entry]]\nid = "spiffe://{DOMAIN}/{name}"\nunit = "{name}.service"\npolicy = "{name}.toml"\n')
+        machine.write("/etc/inlay/agent.toml", text)
+        machine.write("/etc/inlay/server.toml", POLICY)
+        machine.write("/etc/inlay/client.toml", POLICY)
+        machine.write("/etc/inlay/hasty.toml", POLICY.replace("60s", "1s"))
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+class SystemUnit(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.machine = make_machine()
+        cls.addClassCleanup(cls.machine.close)
+
+    def setUp(self):
+        self.machine.systemctl("start", "inlay-agent.service")
+        self.addCleanup(self.machine.run, "systemctl", "reset-failed", "inlay-agent.service", "inlay-agent.socket")
+
+    def program(self, *words, **options):
+        program = Program(self.machine, *words, **options)
+        self.addCleanup(program.stop)
+        return program
+
+    def server(self):
+        server = self.program("server", SERVER, GREETING.decode())
+        server.port = server.line()["port"]
+        return server
+
+    def pid(self):
+        return self.machine.main_pid("inlay-agent.service")
+
+    def kill(self, number, pid=None):
+        self.machine.do("kill", f"-{int(number)}", pid or self.pid())
+
+    def test_services_are_given_the_identity_of_their_unit_through_the_standard_socket(self):
+        server, client = self.server(), self.program("client", HOLDER)
+        self.assertEqual(client.open("first", server.port), {"got": GREETING.decode() + "hello"})
+        status = json.loads(self.machine.do("inlay", "status", "--json"))
+        self.assertEqual({identity["spiffe_id"] for identity in status["identities"]},
+                         {f"spiffe://{DOMAIN}/{name}" for name in ("server", "client", "hasty")})
+
+    def test_a_unit_without_an_entry_gets_nothing(self):
+        server = self.server()
+        stranger = self.machine.run("systemd-run", "--quiet", "--pipe", "--wait", "--unit=stranger",
+                                    self.machine.installed("bin/inlay"), "run", "--", "/usr/bin/true")
+        self.assertEqual(stranger.returncode, 125, stranger.stderr)
+        self.assertIn("no entry matches this process", stranger.stderr)
+        plain = self.program("plain", HOLDER, inlay=False)
+        self.assertIn("error", plain.open("first", server.port))
+
+    def test_a_client_finds_the_agent_at_its_standard_socket(self):
+        told = self.machine.run("inlay", "doctor", "--json", "/usr/bin/python3")
+        self.assertEqual(json.loads(told.stdout)["config"], {"file": f"unix://{SOCKET}", "error": ""})
+        self.assertIn("no entry matches this process", told.stdout)  # said by the agent itself
+        self.assertIn(SOCKET, self.machine.do("inlay", "status"))
+
+    def test_it_tells_systemd_that_it_is_ready_and_how_it_is(self):
+        self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
+        self.assertIn(f"3 entries of {DOMAIN}", self.machine.property("inlay-agent.service", "StatusText"))
+
+    def test_a_reload_reaches_it(self):
+        self.machine.systemctl("reload", "inlay-agent.service")
+        until(lambda: "reloaded: 3 entries" in self.machine.journal("inlay-agent.service"), "a word about the reload")
+        self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
+
+    def test_the_first_who_asks_starts_it(self):
+        self.machine.systemctl("stop", "inlay-agent.service")
+        self.assertEqual(self.machine.property("inlay-agent.socket", "SubState"), "listening")
+        server, client = self.server(), self.program("client", HOLDER)
+        self.assertEqual(client.open("first", server.port), {"got": GREETING.decode() + "hello"})
+        self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
+
+    def test_one_that_hangs_is_started_again(self):
+        self.machine.write("/etc/systemd/system/inlay-agent.service.d/soon.conf", "[Service]\nWatchdogSec=2\n")
+        self.machine.systemctl("daemon-reload")
+        self.machine.systemctl("restart", "inlay-agent.service")
+        first = self.pid()
+        self.kill(signal.SIGSTOP, first)
+        until(lambda: self.pid() not in (0, first) and
+              self.machine.property("inlay-agent.service", "ActiveState") == "active", "systemd starts it again")
+        self.assertIn("watchdog", self.machine.journal("inlay-agent.service").lower())
+        self.machine.do("rm", "-r", "/etc/systemd/system/inlay-agent.service.d")
+        self.machine.systemctl("daemon-reload")
+        self.machine.systemctl("restart", "inlay-agent.service")
+
+    def test_another_version_takes_over_under_running_programs(self):
+        server, client = self.server(), self.program("client", HOLDER)
+        self.assertIn("got", client.open("first", server.port))
+        first, path = self.pid(), self.machine.path("installed" + self.machine.installed("bin/inlay-agent"))
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(path.read_bytes() + b"another version")
+        fresh.chmod(0o755)
+        os.replace(fresh, path)
+        self.assertIn("(deleted)", self.machine.do("readlink", f"/proc/{first}/exe"))
+        self.machine.systemctl("restart", "inlay-agent.service")
+        self.assertNotIn("(deleted)", self.machine.do("readlink", f"/proc/{self.pid()}/exe"))
+        self.assertEqual(client.use("first"), {"got": "again"})
+        self.assertEqual(client.open("second", server.port), {"got": GREETING.decode() + "hello"})
+
+    def test_killed_while_a_handshake_waits_for_its_signature(self):
+        server, client = self.server(), self.program("client", HOLDER)
+        self.assertIn("got", client.open("first", server.port))
+        first = self.pid()
+        self.kill(signal.SIGSTOP, first)
+        client.tell(open="second", port=server.port, say="hello", enough=len(GREETING) + len("hello"))
+
+        def asked():
+            """Whether a request lies unread at the agent: bytes in one of its connections' queues."""
+            queues = self.machine.do("ss", "-xH", "state", "connected", "src", SOCKET).splitlines()
+            return any(int(line.split()[2]) > 0 for line in queues)
+        until(asked, "the server asks for a signature")
+        self.kill(signal.SIGKILL, first)
+        # Its keys are files, so the one that comes after it can sign what was waiting.
+        self.assertEqual(client.line(), {"got": GREETING.decode() + "hello"})
+        self.assertNotEqual(self.pid(), first)
+        self.assertEqual(client.use("first"), {"got": "again"})
+        self.assertEqual(client.open("third", server.port), {"got": GREETING.decode() + "hello"})
+
+    def test_away_for_good_it_is_missed_by_new_connections_alone(self):
+        server, client, hasty = self.server(), self.program("client", HOLDER), self.program("hasty", HOLDER)
+        self.assertIn("got", client.open("first", server.port))
+        self.machine.systemctl("stop", "inlay-agent.service", "inlay-agent.socket")
+        self.assertEqual(client.use("first"), {"got": "again"})
+        self.assertEqual(hasty.open("second", server.port), {"error": "ECONNRESET"})
+        self.machine.systemctl("start", "inlay-agent.socket")
+        self.assertEqual(client.open("third", server.port), {"got": GREETING.decode() + "hello"})
+
+
+class UserUnit(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.machine = make_machine()
+        cls.addClassCleanup(cls.machine.close)
+        cls.machine.do("useradd", "--create-home", "alice")
+        cls.machine.do("loginctl", "enable-linger", "alice")
+        until(lambda: cls.machine.run("systemctl", "--user", "is-system-running", user="alice").stdout == "running\n",
+              "alice's own systemd")
+
+    def test_a_plain_users_agent_serves_that_users_programs(self):
+        home = "/home/alice/.config/inlay"
+        self.machine.do("mkdir", "-p", home, user="alice")
+        self.machine.do("inlay", "ca", "init", "--dir", f"{home}/authority", "--trust-domain", DOMAIN, user="alice")
+        runtime = f"/run/user/{self.machine.user('alice').pw_uid}"
+        policy = POLICY.replace(SOCKET, f"{runtime}/inlay/agent.sock")
+        self.machine.write(f"{home}/policy.toml", policy, owner="alice")
+        self.machine.write(f"{home}/agent.toml", f"""trust_domain = "{DOMAIN}"
+[source]
+authority = "authority"
+[[entry]]
+id = "spiffe://{DOMAIN}/alice"
+user = "alice"
+policy = "policy.toml"
+""", owner="alice")
+        self.machine.systemctl("enable", "--now", "inlay-agent.service", user="alice")
+        self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState", user="alice"), "active")
+        self.assertIn(f"{runtime}/inlay/agent.sock", self.machine.do("inlay", "status", user="alice"))
+        talk = ("import socket, threading\n"
+                "listener = socket.create_server(('127.0.0.1', 0))\n"
+                "client = socket.create_connection(listener.getsockname())\n"
+                "conn, _ = listener.accept()\n"
+                "threading.Thread(target=lambda: print(conn.recv(100).decode())).start()\n"
+                f"client.sendall({CANARY!r})\n")
+        self.assertEqual(self.machine.do("inlay", "run", "--", "/usr/bin/python3", "-c", talk, user="alice"),
+                         CANARY.decode() + "\n")
+        self.machine.reboot()
+        until(lambda: self.machine.run("inlay", "status", user="alice").returncode == 0, "it is there after a reboot")
+
+
+if __name__ == "__main__":
+    skip_unless_available()
+    unittest.main(warnings="ignore")
