@@ -23,7 +23,6 @@
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
 #include "shim/boot/own_table.h"
-#include "shim/boot/plain_streams.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/state.h"
 #include "shim/boot/streams.h"
@@ -72,12 +71,11 @@ const char *value_of(char *const environment[], const char *name) noexcept {
   return nullptr;
 }
 
-// The last handler: only the C library's own flush of plain streams comes after it.
+// The last handler: only the C library's own flush of its streams comes after it.
 void at_exit(void *) {
   if (in_foreign_process()) return;
   int saved = errno;
-  flush_socket_streams();
-  fail_unflushed_streams();
+  flush_streams();
   flush_everything(false);
   end_log();
   errno = saved;
@@ -87,6 +85,13 @@ void at_quick_exit(void *) {
   if (in_foreign_process()) return;
   flush_everything(false);
   end_log();
+}
+
+void report_at_start(policy::Reason reason, const char *detail) noexcept {
+  LogFields fields;
+  fields.reason = reason;
+  fields.detail = detail;
+  log_event(fields);
 }
 
 void start(char *const environment[]) noexcept {
@@ -109,7 +114,8 @@ void start(char *const environment[]) noexcept {
   // connection that may not be in the clear is then refused.
   bool has_page = make_process_page();
   session_begin();
-  if (has_page) make_descriptor_table();
+  bool streams_are_hooked = point_streams_at_hooks();
+  if (has_page && streams_are_hooked) make_descriptor_table();
   load_policy({.file = config,
                .snapshot = value_of(environment, "INLAY_SNAPSHOT"),
                .owners = value_of(environment, "INLAY_CONFIG_OWNER"),
@@ -117,17 +123,19 @@ void start(char *const environment[]) noexcept {
   identity::open_files_apart({in_own_table, [](int fd) noexcept { kernel::close(fd); }});
   remember_identity();
   if (contained && !gate_open) {
-    LogFields fields;
-    fields.reason = policy::Reason::out_of_resources;
-    fields.detail = "no room for the gate page at 0x70000000: every TCP socket gives EACCES";
-    log_event(fields);
+    report_at_start(policy::Reason::out_of_resources,
+                    "no room for the gate page at 0x70000000: every TCP socket gives EACCES");
+  }
+  if (!streams_are_hooked) {
+    report_at_start(policy::Reason::stdio_unprotected,
+                    "the C library's streams cannot be reached: every TCP connection that policy "
+                    "protects is refused");
   }
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);
   g_level.store(Level::ready, std::memory_order_release);
   if (const char *arenas = value_of(environment, "INLAY_ARENA")) take_over(arenas);
-  for (int fd = 0; fd <= 2; ++fd) refresh_standard_stream(fd);
 }
 
 // The environment the kernel handed over, for a hook called before the constructor.

@@ -1,239 +1,137 @@
 #include "shim/boot/streams.h"
 
-#include <fcntl.h>
+#include <link.h>
 #include <stdio_ext.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/single_threaded.h>
 
-#include <atomic>
 #include <cerrno>
-#include <cstring>
+#include <cstdint>
+#include <cstdio>
+#include <span>
+#include <utility>
 
+#include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
-#include "shim/boot/heap.h"
-#include "shim/session/socket_facts.h"
+#include "shim/hooks/next.h"
 
-// The objects stdin, stdout and stderr point to at first.
+#undef p_type  // <resolv.h>'s
+
+// The C library's list of its streams.
 extern "C" {
-extern FILE _IO_2_1_stdin_, _IO_2_1_stdout_, _IO_2_1_stderr_;
+void _IO_list_lock(void);
+void _IO_list_unlock(void);
+void _IO_list_resetlock(void);
+FILE *_IO_iter_begin(void);
+FILE *_IO_iter_end(void);
+FILE *_IO_iter_next(FILE *);
+FILE *_IO_iter_file(FILE *);
 }
 
 namespace inlay::shim::boot {
 namespace {
 
-struct Stream {
-  std::atomic<int> fd;  // kUnused: the entry waits for another stream
-  std::atomic<FILE *> file;
-  Stream *next;
+// What is read-only after relocation (PT_GNU_RELRO) in the object that holds `address`.
+struct ReadOnly {
+  std::uintptr_t address;
+  std::uintptr_t begin = 0, end = 0;
 };
-constexpr int kUnused = -1;
-constexpr int kClosed = -2;  // reopened in vain: the object is there still, its number is not
 
-// Entries are only ever added: walked without a lock.
-constinit std::atomic<Stream *> g_streams{nullptr};
-
-Stream *new_entry(int fd) noexcept {
-  for (Stream *old = g_streams.load(std::memory_order_acquire); old != nullptr; old = old->next) {
-    int unused = kUnused;
-    if (old->fd.compare_exchange_strong(unused, fd)) return old;
+int find_read_only(dl_phdr_info *object, std::size_t, void *wanted) noexcept {
+  auto &found = *static_cast<ReadOnly *>(wanted);
+  std::span headers(object->dlpi_phdr, object->dlpi_phnum);
+  bool holds = false;
+  for (const auto &header : headers) {
+    holds |= header.p_type == PT_LOAD &&
+             found.address - (object->dlpi_addr + header.p_vaddr) < header.p_memsz;
   }
-  auto *entry = static_cast<Stream *>(allocate(sizeof(Stream)));
-  if (entry == nullptr) return nullptr;
-  entry->fd.store(fd, std::memory_order_relaxed);
-  entry->file.store(nullptr, std::memory_order_relaxed);
-  entry->next = g_streams.load(std::memory_order_relaxed);
-  while (!g_streams.compare_exchange_weak(entry->next, entry, std::memory_order_release)) {
+  if (!holds) return 0;
+  for (const auto &header : headers) {
+    if (header.p_type != PT_GNU_RELRO) continue;
+    found.begin = object->dlpi_addr + header.p_vaddr;
+    found.end = found.begin + header.p_memsz;
   }
-  return entry;
+  return 1;
 }
 
-// The functions of a cookie stream. read and write here are the hooks of this library.
-ssize_t read_stream(void *cookie, char *buffer, size_t size) {
-  return ::read(static_cast<Stream *>(cookie)->fd, buffer, size);
+struct Entry {
+  std::uintptr_t its_own, hook;
+  std::size_t least;  // so many tables have it in every version: of bytes, of wide characters
+  std::size_t replaced = 0;
+};
+
+template <typename Function>
+std::uintptr_t address_of(Function *function) noexcept {
+  return reinterpret_cast<std::uintptr_t>(function);
 }
 
-// The C library's own loop (_IO_new_file_write): what could not be written is an error, and 0 says
-// so.
-ssize_t write_stream(void *cookie, const char *buffer, size_t size) {
-  size_t done = 0;
-  while (done < size) {
-    ssize_t written = ::write(static_cast<Stream *>(cookie)->fd, buffer + done, size - done);
-    if (written < 0) break;
-    done += static_cast<size_t>(written);
+bool set_protection(const ReadOnly &part, int protection) noexcept {
+  // As the loader rounds: the last page may hold what is written later.
+  std::uintptr_t page = getauxval(AT_PAGESZ);
+  std::uintptr_t begin = part.begin & -page, end = part.end & -page;
+  return begin == end || kernel::call(SYS_mprotect, static_cast<long>(begin),
+                                      static_cast<long>(end - begin), protection) == 0;
+}
+
+// The list's lock held.
+template <typename Act>
+void visit_streams(Act act) noexcept {
+  for (FILE *one = _IO_iter_begin(); one != _IO_iter_end(); one = _IO_iter_next(one)) {
+    act(_IO_iter_file(one));
   }
-  return static_cast<ssize_t>(done);
 }
 
-int close_stream(void *cookie) {
-  auto *entry = static_cast<Stream *>(cookie);
-  int fd = entry->fd;
-  entry->file.store(nullptr, std::memory_order_release);
-  entry->fd.store(kUnused, std::memory_order_release);
-  return ::close(fd);  // kClosed: EBADF
-}
-
-// ESPIPE on a socket; the number may be a file's by now.
-int seek_stream(void *cookie, off64_t *offset, int whence) {
-  off64_t at = ::lseek64(static_cast<Stream *>(cookie)->fd, *offset, whence);
-  if (at < 0) return -1;
-  *offset = at;
-  return 0;
-}
-
-// What a program has buffered goes where the number points when it is flushed, whichever stream
-// object it was put in; and the buffering it asked for stays.
-void take_over(FILE *before, FILE *after) noexcept {
-  constexpr int kUnbuffered = 2;  // _IO_UNBUFFERED
-  if ((before->_flags & kUnbuffered) != 0) {
-    std::setvbuf(after, nullptr, _IONBF, 0);
-  } else if (__flbf(before) != 0) {
-    std::setvbuf(after, nullptr, _IOLBF, 0);
-  }
-  std::size_t waiting = __fpending(before);
-  if (waiting == 0) return;
-  std::fwrite(before->_IO_write_base, 1, waiting, after);
-  __fpurge(before);
-}
-
-Stream *entry_of(FILE *stream) noexcept {
-  for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
-       entry = entry->next) {
-    if (entry->file.load(std::memory_order_acquire) == stream) return entry;
-  }
-  return nullptr;
-}
-
-// fopen()'s modes; -1 with EINVAL.
-int open_flags(const char *mode) noexcept {
-  if (mode == nullptr || *mode == '\0' || std::strchr("rwa", *mode) == nullptr) {
-    errno = EINVAL;
-    return -1;
-  }
-  int flags = std::strchr(mode, '+') != nullptr ? O_RDWR : *mode == 'r' ? O_RDONLY : O_WRONLY;
-  if (*mode != 'r') flags |= O_CREAT | (*mode == 'w' ? O_TRUNC : O_APPEND);
-  if (std::strchr(mode, 'x') != nullptr) flags |= O_EXCL;
-  if (std::strchr(mode, 'e') != nullptr) flags |= O_CLOEXEC;
-  return flags;
-}
-
-void set_mode(FILE *stream, int flags) noexcept {
-  constexpr int kNoReads = 4, kNoWrites = 8, kAppends = 0x1000;  // _IO_NO_READS and so on
-  int access = flags & O_ACCMODE;
-  int mode = (access == O_WRONLY ? kNoReads : 0) | (access == O_RDONLY ? kNoWrites : 0) |
-             ((flags & O_APPEND) != 0 ? kAppends : 0);
-  stream->_flags = (stream->_flags & ~(kNoReads | kNoWrites | kAppends)) | mode;
-}
-
-// fdopen()'s rules: the mode must fit the descriptor's.
-bool mode_fits(int fd, const char *mode) noexcept {
-  if (mode == nullptr || std::strchr("rwa", mode[0]) == nullptr || mode[0] == '\0') {
-    errno = EINVAL;
-    return false;
-  }
-  return ::fcntl(fd, F_GETFL) >= 0;
-}
+bool g_held_for_fork = false;  // by the forking thread, which alone looks at it
 
 }  // namespace
 
-FILE *reopen_socket_stream(const char *path, const char *mode, FILE *stream) noexcept {
-  std::fflush(stream);
-  Stream *entry = entry_of(stream);
-  if (entry == nullptr) return nullptr;  // closed by another thread
-  int fd = entry->fd;
-  char itself[32];
-  if (path == nullptr) {
-    std::snprintf(itself, sizeof itself, "/proc/self/fd/%d", fd);
-    path = itself;
+bool point_streams_at_hooks() noexcept {
+  Entry entries[] = {{address_of(next._IO_file_read), address_of(_IO_file_read), 2},
+                     {address_of(next._IO_file_write), address_of(_IO_file_write), 2},
+                     {address_of(next._IO_file_close), address_of(_IO_file_close), 2},
+                     {address_of(next._IO_proc_close), address_of(_IO_proc_close), 1}};
+  ReadOnly part{.address = entries[0].its_own};
+  dl_iterate_phdr(find_read_only, &part);
+  if (part.begin == 0 || !set_protection(part, PROT_READ | PROT_WRITE)) return false;
+  auto *words = reinterpret_cast<std::uintptr_t *>((part.begin + 7) & ~std::uintptr_t{7});
+  for (std::uintptr_t &word : std::span(words, (part.end - address_of(words)) / sizeof *words)) {
+    for (Entry &entry : entries) {
+      if (word != entry.its_own) continue;
+      word = entry.hook;
+      ++entry.replaced;
+    }
   }
-  int flags = open_flags(mode);
-  int opened = flags < 0 ? -1 : ::open(path, flags, 0666);
-  if (opened < 0 || ::dup3(opened, fd, flags & O_CLOEXEC) < 0) {
-    int saved = errno;
-    if (opened >= 0) ::close(opened);
-    ::close(fd);
-    entry->fd.store(kClosed, std::memory_order_release);
-    errno = saved;
-    return nullptr;
-  }
-  ::close(opened);
-  FILE *standard[] = {stdin, stdout, stderr};
-  FILE *result = fd <= STDERR_FILENO ? standard[fd] : stream;
-  for (FILE *one : {stream, result}) {
-    __fpurge(one);
-    std::clearerr(one);
-    set_mode(one, flags);
-  }
-  return result;
+  bool complete = set_protection(part, PROT_READ);
+  for (const Entry &entry : entries) complete &= entry.replaced >= entry.least;
+  return complete;
 }
 
-FILE *open_socket_stream(int fd, const char *mode) noexcept {
-  if (!mode_fits(fd, mode)) return nullptr;
-  Stream *entry = new_entry(fd);
-  if (entry == nullptr) {
-    errno = ENOMEM;
-    return nullptr;
-  }
-  cookie_io_functions_t functions{};
-  functions.read = read_stream;
-  functions.write = write_stream;
-  functions.seek = seek_stream;
-  functions.close = close_stream;
-  FILE *file = ::fopencookie(entry, mode, functions);
-  if (file == nullptr) {
-    entry->fd.store(kUnused, std::memory_order_release);
-    return nullptr;
-  }
-  // Programs ask fileno() and poll or close on it; the cookie functions do not look at it.
-  file->_fileno = fd;
-  entry->file.store(file, std::memory_order_release);
-  return file;
-}
-
-bool is_socket_stream(FILE *stream) noexcept {
-  return stream != nullptr && entry_of(stream) != nullptr;
-}
-
-void refresh_standard_stream(int fd) noexcept {
-  FILE **names[] = {&stdin, &stdout, &stderr};
-  constexpr const char *kModes[] = {"r", "w", "w"};
-  static constinit FILE *plain[3] = {}, *over_socket[3] = {};
-  if (fd < 0 || fd > 2) return;
-  FILE *before = *names[fd];
-  bool is_socket = is_socket_stream(before);
-  if (is_tcp(fd) == is_socket) return;
-  int saved = errno;
-  if (is_socket) {
-    over_socket[fd] = before;
-  } else {
-    plain[fd] = before;
-  }
-  FILE *after = is_socket ? plain[fd] : over_socket[fd];
-  // Closed by the program since.
-  if (!is_socket && !is_socket_stream(after)) after = open_socket_stream(fd, kModes[fd]);
-  if (after != nullptr) {
-    if (fd != 0) take_over(before, after);
-    *names[fd] = after;
-  }
-  errno = saved;
-}
-
-FILE *standing_for(FILE *stream, int number) noexcept {
-  FILE *const standard[] = {stdin, stdout, stderr};
-  FILE *const own[] = {&_IO_2_1_stdin_, &_IO_2_1_stdout_, &_IO_2_1_stderr_};
-  if (number > STDERR_FILENO || stream != own[number]) return stream;
-  return is_socket_stream(standard[number]) ? standard[number] : stream;
-}
-
-void flush_socket_streams() noexcept {
-  for (Stream *entry = g_streams.load(std::memory_order_acquire); entry != nullptr;
-       entry = entry->next) {
-    FILE *file = entry->file.load(std::memory_order_acquire);
-    if (file == nullptr) continue;
+void flush_streams() noexcept {
+  _IO_list_lock();
+  visit_streams([](FILE *stream) {
+    if (__fpending(stream) == 0 || managed(stream->_fileno) == nullptr) return;
     // As the C library ends: a thread that waits in a call on the stream has its lock for good.
-    bool locked = ftrylockfile(file) == 0;
-    if (locked || __fpending(file) > 0) fflush_unlocked(file);
-    if (locked) funlockfile(file);
-  }
+    bool locked = ftrylockfile(stream) == 0;
+    fflush_unlocked(stream);
+    if (locked) funlockfile(stream);
+  });
+  _IO_list_unlock();
+}
+
+void streams_before_fork() noexcept {
+  if (__libc_single_threaded) return;
+  _IO_list_lock();
+  g_held_for_fork = true;
+}
+
+void streams_after_fork_parent() noexcept {
+  if (!std::exchange(g_held_for_fork, false)) return;
+  _IO_list_unlock();
+}
+
+void streams_after_fork_child() noexcept {
+  if (std::exchange(g_held_for_fork, false)) _IO_list_resetlock();
 }
 
 }  // namespace inlay::shim::boot

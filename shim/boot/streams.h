@@ -1,29 +1,24 @@
-// Streams of the C library over TCP sockets: cookie streams whose functions are the hooks.
+// The C library's streams. Their reads, writes and closes are calls inside the C library, which no
+// hook sees. But every stream makes them through a table of functions (libio's), and the C library
+// keeps those tables where nothing is written once it has been relocated: the entries for
+// _IO_file_read() and its kind are made to name the hooks of the same names. A stream then is what
+// its number is, whoever made it, whenever, in bytes or wide characters. The tables stay read-only
+// but for that moment, and stay the C library's own: it ends a process that uses any other.
 #pragma once
-
-#include <cstdio>
-
-#include "shim/boot/plain_streams.h"
 
 namespace inlay::shim::boot {
 
-// As fdopen(): null with errno on failure. fileno() of the stream is `fd`; fclose closes it.
-FILE *open_socket_stream(int fd, const char *mode) noexcept;
-bool is_socket_stream(FILE *stream) noexcept;
-// As freopen(), which dereferences null on a cookie stream: the connection ends, and the stream goes on
-// with the file. Returns the standard stream where the number is one's.
-FILE *reopen_socket_stream(const char *path, const char *mode, FILE *stream) noexcept;
-// After dup2 onto 0, 1 or 2, and at boot: stdin, stdout or stderr becomes such a stream when the
-// number is a TCP socket now, and the plain one again when it no longer is.
-void refresh_standard_stream(int fd) noexcept;
-// What `stream`, whose number was withdrawn, stands for: the stream of the connection where it is the C
-// library's own standard stream, and std::cout and others kept a pointer to it; else itself.
-FILE *standing_for(FILE *stream, int number) noexcept;
-inline FILE *meant(FILE *stream) noexcept {
-  int number = stream == nullptr ? -1 : withdrawn_number(stream);
-  return number < 0 ? stream : standing_for(stream, number);
-}
-// At exit, before the C library forgets them.
-void flush_socket_streams() noexcept;
+// False where the C library has no such tables, or lets nobody change them.
+bool point_streams_at_hooks() noexcept;
+
+// At exit, before what connections owe is sent: what streams over them hold. The C library's own
+// flush comes too late.
+void flush_streams() noexcept;
+
+// fork() takes the lock of the list of streams, behind inlay's handlers. Whoever waits on a
+// connection with it, in fflush(NULL), waits for the helper: inlay's locks come after it.
+void streams_before_fork() noexcept;
+void streams_after_fork_parent() noexcept;
+void streams_after_fork_child() noexcept;
 
 }  // namespace inlay::shim::boot

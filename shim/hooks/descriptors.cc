@@ -6,8 +6,6 @@
 
 #include <algorithm>
 
-#include "shim/boot/plain_streams.h"
-#include "shim/boot/streams.h"
 #include "shim/hooks/hook.h"
 
 using namespace inlay::shim;
@@ -55,10 +53,7 @@ int copied(int from, int to, int error) {
     } else {
       duplicated(*slot, from, to);
     }
-  } else {
-    boot::give_back_streams(to);
   }
-  if (to <= STDERR_FILENO && !in_foreign_process()) boot::refresh_standard_stream(to);
   return to;
 }
 
@@ -73,7 +68,6 @@ bool is_open(int fd) {
 void make_room(int from, int to) {
   if (from == to || !boot::active() || !is_open(from)) return;
   if (Slot *slot = managed_here(to)) before_replace(*slot, to);
-  if (managed_here(from) != nullptr) boot::withdraw_streams(to);
 }
 
 template <typename Control>

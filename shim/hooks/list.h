@@ -112,55 +112,19 @@
   X(descriptors, watch, int, epoll_ctl,                                                            \
     (int epoll, int operation, int fd, struct epoll_event *event),                                 \
     "which sets hold the socket")                                                                  \
-  X(streams, watch, FILE *, fopen, (const char *path, const char *mode),                           \
-    "a stream with a number")                                                                      \
-  X(streams, watch, FILE *, fopen64, (const char *path, const char *mode),                         \
-    "a stream with a number")                                                                      \
-  X(streams, watch, FILE *, _IO_fopen, (const char *path, const char *mode),                       \
-    "a stream with a number")                                                                      \
-  X(streams, watch, FILE *, tmpfile, (void), "a stream with a number")                             \
-  X(streams, watch, FILE *, tmpfile64, (void), "a stream with a number")                           \
   X(streams, watch, FILE *, popen, (const char *command, const char *mode),                        \
     "restores the environment")                                                                    \
   X(streams, watch, FILE *, _IO_popen, (const char *command, const char *mode),                    \
     "restores the environment")                                                                    \
-  X(streams, protect, FILE *, fdopen, (int fd, const char *mode),                                  \
-    "a stream that calls the hooks")                                                               \
-  X(streams, protect, FILE *, _IO_fdopen, (int fd, const char *mode),                              \
-    "a stream that calls the hooks")                                                               \
   X(streams, refuse, FILE *, freopen, (const char *path, const char *mode, FILE *stream),          \
     "the connection is ended first")                                                               \
   X(streams, refuse, FILE *, freopen64, (const char *path, const char *mode, FILE *stream),        \
     "the connection is ended first")                                                               \
-  X(streams, protect, int, fclose, (FILE * stream), "")                                            \
-  X(streams, protect, int, _IO_fclose, (FILE * stream), "")                                        \
-  X(streams, watch, int, fileno, (FILE * stream), "the number of a stream that lost it")           \
-  X(streams, watch, int, fileno_unlocked, (FILE * stream), "the number of a stream that lost it")  \
   X(streams, protect, ssize_t, _IO_file_read, (FILE * stream, void *data, ssize_t size), "")       \
   X(streams, protect, ssize_t, _IO_file_write, (FILE * stream, const void *data, ssize_t size),    \
     "")                                                                                            \
-  X(streams, refuse, FILE *, _IO_file_attach, (FILE * stream, int fd), "EINVAL")                   \
-  X(standard, watch, size_t, fwrite, (const void *data, size_t size, size_t count, FILE            \
-    *stream), "a pointer stdout had before")                                                       \
-  X(standard, watch, size_t, fread, (void *data, size_t size, size_t count, FILE *stream),         \
-    "a pointer stdout had before")                                                                 \
-  X(standard, watch, int, putc, (int c, FILE *stream), "a pointer stdout had before")              \
-  X(standard, watch, int, fputc, (int c, FILE *stream), "a pointer stdout had before")             \
-  X(standard, watch, int, fputs, (const char *text, FILE *stream), "a pointer stdout had before")  \
-  X(standard, watch, char *, fgets, (char *text, int size, FILE *stream), "a pointer stdout        \
-    had before")                                                                                   \
-  X(standard, watch, int, getc, (FILE *stream), "a pointer stdout had before")                     \
-  X(standard, watch, int, fgetc, (FILE *stream), "a pointer stdout had before")                    \
-  X(standard, watch, int, ungetc, (int c, FILE *stream), "a pointer stdout had before")            \
-  X(standard, watch, int, fflush, (FILE *stream), "a pointer stdout had before")                   \
-  X(standard, watch, int, vfprintf, (FILE *stream, const char *format, va_list arguments),         \
-    "a pointer stdout had before")                                                                 \
-  X(standard, watch, int, __vfprintf_chk, (FILE *stream, int flag, const char *format,             \
-    va_list arguments), "a pointer stdout had before")                                             \
-  X(standard, watch, int, fprintf, (FILE *stream, const char *format, ...), "a pointer             \
-    stdout had before")                                                                            \
-  X(standard, watch, int, __fprintf_chk, (FILE *stream, int flag, const char *format, ...),        \
-    "a pointer stdout had before")                                                                 \
+  X(streams, protect, int, _IO_file_close, (FILE * stream), "")                                    \
+  X(streams, protect, int, _IO_proc_close, (FILE * stream), "")                                    \
   X(stdio, protect, int, dprintf, (int fd, const char *format, ...), "")                           \
   X(stdio, protect, int, vdprintf, (int fd, const char *format, va_list arguments), "")            \
   X(stdio, protect, int, __dprintf_chk, (int fd, int flag, const char *format, ...), "")           \

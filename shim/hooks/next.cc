@@ -6,19 +6,6 @@
 
 #include "shim/arena/kernel.h"
 
-// Other names of the C library for what is hooked.
-extern "C" {
-size_t _IO_fwrite(const void *data, size_t size, size_t count, FILE *stream);
-size_t _IO_fread(void *data, size_t size, size_t count, FILE *stream);
-int _IO_fputs(const char *text, FILE *stream);
-char *_IO_fgets(char *text, int size, FILE *stream);
-int _IO_putc(int c, FILE *stream);
-int _IO_getc(FILE *stream);
-int _IO_ungetc(int c, FILE *stream);
-int _IO_fflush(FILE *stream);
-int _IO_vfprintf(FILE *stream, const char *format, va_list arguments);
-}
-
 namespace inlay::shim {
 namespace {
 
@@ -75,27 +62,8 @@ int raw_getrlimit(__rlimit_resource_t resource, Limit *limit) {
       result_of(kernel::call(SYS_prlimit64, 0, resource, 0, kernel::word(limit))));
 }
 
-int checked_vfprintf(FILE *stream, int, const char *format, va_list arguments) {
-  return _IO_vfprintf(stream, format, arguments);
-}
-FILE *not_yet(const char *, const char *) {
-  errno = EAGAIN;
-  return nullptr;
-}
-
 constexpr Next unbound() noexcept {
   Next table{};
-  table.fwrite = _IO_fwrite;
-  table.fread = _IO_fread;
-  table.putc = table.fputc = _IO_putc;
-  table.getc = table.fgetc = _IO_getc;
-  table.fputs = _IO_fputs;
-  table.fgets = _IO_fgets;
-  table.ungetc = _IO_ungetc;
-  table.fflush = _IO_fflush;
-  table.vfprintf = _IO_vfprintf;
-  table.__vfprintf_chk = checked_vfprintf;
-  table.fopen = table.fopen64 = not_yet;
   table.read = table.__read = raw_read;
   table.write = table.__write = raw_write;
   table.close = table.__close = table.__close_nocancel = raw_close;

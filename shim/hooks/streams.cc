@@ -1,14 +1,8 @@
-// Opening and closing streams. The C library's streams call its hidden read, write and close: no
-// hook sees them. A stream over a TCP socket is therefore a cookie stream whose functions are the
-// hooks (boot/streams.h); of every other stream inlay knows at which number it is
-// (boot/plain_streams.h).
-
-#include "shim/boot/streams.h"
-
-#include <stdio_ext.h>
+// What the C library's streams call to read, write and close: their tables name these
+// (boot/streams.h). And the functions that put something else at a stream's number without such a
+// call.
 
 #include "shim/boot/environment.h"
-#include "shim/boot/plain_streams.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/hand_over.h"
 
@@ -16,78 +10,36 @@ using namespace inlay::shim;
 
 namespace {
 
-// A socket that may become managed while the stream lives counts, connected or not.
-bool is_tcp(int fd) {
-  if (!boot::active()) return false;
-  if (managed(fd) != nullptr) return true;
-  std::uint64_t word = descriptor_word(fd);
-  return word == kSocket || word == kPlain;
+constexpr int kIsFile = 0x2000;   // _IO_IS_FILEBUF
+constexpr int kErrorSeen = 0x20;  // _IO_ERR_SEEN
+
+// -1 for a stream that is no file's: in others, as those of open_memstream(), nothing ever writes
+// the field.
+int number_of(const FILE *stream) {
+  return stream != nullptr && (stream->_flags & kIsFile) != 0 ? stream->_fileno : -1;
 }
 
-FILE *opened(FILE *stream) {
-  if (boot::active()) boot::note_plain_stream(stream);
-  return stream;
+// What is at `fd` goes: another call of the C library's closes the number.
+void before_close(int fd) {
+  if (Slot *slot = managed_here(fd)) before_replace(*slot, fd);
 }
-
-// The number the C library is about to close under a plain stream, the stream's own or the one it
-// was made to give up; the session there ends. False: what the stream holds belongs to the
-// connection and cannot be sent: that ends with a reason.
-bool end_session_under(FILE *stream, int *fd) {
-  int withdrawn = boot::withdrawn_number(stream);
-  *fd = withdrawn >= 0 ? withdrawn : boot::stream_number(stream);
-  Slot *slot = *fd >= 0 && descriptor_word(*fd) != kFile ? managed_here(*fd) : nullptr;
-  bool lost = (withdrawn >= 0 || slot != nullptr) && __fpending(stream) > 0;
-  if (lost) {
-    __fpurge(stream);
-    if (slot != nullptr) refuse(*slot, *fd, Refusal::stdio, "a stream from before holds data");
-  }
-  if (slot != nullptr) {
-    before_replace(*slot, *fd);
-  } else if (*fd >= 0) {
-    forget_file(*fd);
-  }
-  return !lost;
+void after_close(int fd) {
+  if (fd >= 0) after_close_range(static_cast<unsigned>(fd), static_cast<unsigned>(fd));
 }
 
 template <typename Reopen>
 FILE *reopen_with(Reopen reopen, const char *path, const char *mode, FILE *stream) {
-  if (stream == nullptr || !boot::active()) return reopen(path, mode, stream);
-  stream = boot::meant(stream);
-  if (boot::is_socket_stream(stream)) return boot::reopen_socket_stream(path, mode, stream);
-  int fd = -1;
-  end_session_under(stream, &fd);
-  // The C library closes the number that the stream has, and puts the file there.
-  if (boot::withdrawn_number(stream) >= 0) stream->_fileno = fd;
+  int fd = boot::active() && !in_foreign_process() ? number_of(stream) : -1;
+  if (fd < 0) return reopen(path, mode, stream);
+  if (managed(fd) != nullptr) fflush(stream);
+  before_close(fd);
   FILE *result = reopen(path, mode, stream);
-  if (fd >= 0) {
-    forget_file(fd);
-    boot::give_back_streams(fd);
-  }
+  forget_file(fd);
   return result;
 }
 
-template <typename Close>
-int close_with(Close close_stream, FILE *stream) {
-  if (stream == nullptr || !boot::active()) return close_stream(stream);
-  stream = boot::meant(stream);
-  if (boot::is_socket_stream(stream)) return close_stream(stream);
-  boot::forget_plain_stream(stream);
-  int fd = -1;
-  bool withdrawn = boot::withdrawn_number(stream) >= 0;
-  bool complete = end_session_under(stream, &fd);
-  if (!withdrawn) {
-    int closed = close_stream(stream);
-    if (fd >= 0) after_close_range(static_cast<unsigned>(fd), static_cast<unsigned>(fd));
-    return closed;
-  }
-  stream->_fileno = -1;  // closed here, by the hook
-  bool closed = close(fd) == 0;
-  close_stream(stream);
-  return closed && complete ? 0 : EOF;
-}
-
-// The child may use a connection when its parent has long closed it: it holds it from the start, as one
-// of posix_spawn() does.
+// The child may use a connection when its parent has long closed it: it holds it from the start, as
+// one of posix_spawn() does.
 template <typename Open>
 FILE *open_pipe(Open open, const char *command, const char *mode) {
   FILE *stream = nullptr;
@@ -97,36 +49,18 @@ FILE *open_pipe(Open open, const char *command, const char *mode) {
   }
   boot::with_own_environment(hand_over.variable(), [&] { stream = open(command, mode); });
   if (stream != nullptr) hand_over.spawned_last();
-  return opened(stream);
+  return stream;
 }
 
 }  // namespace
 
 extern "C" {
 
-FILE *fopen(const char *path, const char *mode) { return opened(bound().fopen(path, mode)); }
-FILE *fopen64(const char *path, const char *mode) { return opened(bound().fopen64(path, mode)); }
-FILE *_IO_fopen(const char *path, const char *mode) {
-  return opened(bound()._IO_fopen(path, mode));
-}
-FILE *tmpfile(void) { return opened(bound().tmpfile()); }
-FILE *tmpfile64(void) { return opened(bound().tmpfile64()); }
-
 FILE *popen(const char *command, const char *mode) {
   return open_pipe(bound().popen, command, mode);
 }
 FILE *_IO_popen(const char *command, const char *mode) {
   return open_pipe(bound()._IO_popen, command, mode);
-}
-
-FILE *fdopen(int fd, const char *mode) noexcept {
-  if (is_tcp(fd)) return boot::open_socket_stream(fd, mode);
-  return opened(bound().fdopen(fd, mode));
-}
-
-FILE *_IO_fdopen(int fd, const char *mode) {
-  if (is_tcp(fd)) return boot::open_socket_stream(fd, mode);
-  return opened(bound()._IO_fdopen(fd, mode));
 }
 
 FILE *freopen(const char *path, const char *mode, FILE *stream) {
@@ -136,32 +70,37 @@ FILE *freopen64(const char *path, const char *mode, FILE *stream) {
   return reopen_with(bound().freopen64, path, mode, stream);
 }
 
-int fclose(FILE *stream) { return close_with(bound().fclose, stream); }
-int _IO_fclose(FILE *stream) { return close_with(bound()._IO_fclose, stream); }
-
-// A program may write to the number itself, as std::cout does without stdio: that is protected.
-int fileno(FILE *stream) noexcept {
-  int withdrawn = boot::withdrawn_number(stream);
-  return withdrawn >= 0 ? withdrawn : bound().fileno(stream);
-}
-int fileno_unlocked(FILE *stream) noexcept { return fileno(stream); }
-
-// The functions behind a stream of a file, for programs that make streams of their own: on a cookie
-// stream they would take its number for one.
 ssize_t _IO_file_read(FILE *stream, void *data, ssize_t size) {
   if (managed(stream->_fileno) == nullptr) return bound()._IO_file_read(stream, data, size);
   return read(stream->_fileno, data, static_cast<size_t>(size));
 }
 
+// The C library's own loop: what could not be written is an error.
 ssize_t _IO_file_write(FILE *stream, const void *data, ssize_t size) {
   if (managed(stream->_fileno) == nullptr) return bound()._IO_file_write(stream, data, size);
-  return write(stream->_fileno, data, static_cast<size_t>(size));
+  ssize_t done = 0;
+  while (done < size) {
+    ssize_t written = write(stream->_fileno, static_cast<const char *>(data) + done,
+                            static_cast<size_t>(size - done));
+    if (written < 0) {
+      stream->_flags |= kErrorSeen;
+      break;
+    }
+    done += written;
+  }
+  if (stream->_offset >= 0) stream->_offset += done;
+  return done;
 }
 
-FILE *_IO_file_attach(FILE *stream, int fd) {
-  if (!is_tcp(fd)) return opened(bound()._IO_file_attach(stream, fd));
-  errno = EINVAL;
-  return nullptr;
+int _IO_file_close(FILE *stream) { return __close_nocancel(stream->_fileno); }
+
+// Waits for the command too.
+int _IO_proc_close(FILE *stream) {
+  int fd = boot::active() && !in_foreign_process() ? number_of(stream) : -1;
+  before_close(fd);
+  int status = bound()._IO_proc_close(stream);
+  after_close(fd);
+  return status;
 }
 
 }  // extern "C"

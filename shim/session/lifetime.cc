@@ -19,10 +19,8 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
-#include "shim/boot/plain_streams.h"
 #include "shim/boot/sandbox.h"
 #include "shim/hooks/next.h"
-#include "shim/session/claim.h"
 #include "shim/session/helper.h"
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
@@ -53,7 +51,7 @@ bool is_closing(const Slot &slot) noexcept {
 std::uint64_t closing_word() noexcept { return managed_word(&closing_session()); }
 
 // The kernel has closed the number: it is whoever's comes next.
-void release_number(int fd) noexcept { boot::give_back_streams_after(fd, closing_word()); }
+void release_number(int fd) noexcept { replace_descriptor_word(fd, closing_word(), kUnknown); }
 
 // Another number of this process that names the session.
 int other_descriptor(Slot &slot, int not_this) noexcept {
@@ -122,10 +120,6 @@ enum class End : std::uint8_t { other_descriptors, ended, lingers };
 
 // Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
 End end_descriptor(Slot &slot, int fd) noexcept {
-  // Not an orderly end, when the peer has not got all that the program said.
-  if (boot::a_stream_failed(fd)) {
-    refuse(slot, fd, Refusal::stdio, "a stream from before the connection was used");
-  }
   Locked life(slot.life_lock);
   struct Closing {
     int fd;
@@ -265,16 +259,11 @@ static void add_to(Slot &slot, int fd) noexcept {
 }
 
 void join_session(Slot &slot, int fd) noexcept {
-  claim_number(fd);
-  {
-    Locked life(slot.life_lock);
-    add_to(slot, fd);
-  }
-  withdraw_again(fd);
+  Locked life(slot.life_lock);
+  add_to(slot, fd);
 }
 
 bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
-  claim_number(fd);
   Locked life(slot.life_lock);
   State state = slot.state.load(std::memory_order_acquire);
   bool ends = state == State::free || slot.cookie.load(std::memory_order_acquire) != cookie ||
@@ -283,8 +272,6 @@ bool join_living(Slot &slot, int fd, std::uint64_t cookie) noexcept {
                !held_elsewhere(slot));
   if (!ends) {
     add_to(slot, fd);
-    life.unlock();
-    withdraw_again(fd);
     return true;
   }
   Local &mine = local(slot);
@@ -324,7 +311,6 @@ void forget_session(Slot &slot, int fd) noexcept {
   for (int other = 0; other <= highest_descriptor(); ++other) {
     if (descriptor_word(other) != word) continue;
     set_descriptor_word(other, kSocket);
-    boot::give_back_streams(other);
   }
   set_descriptor_word(fd, kSocket);
   drop_session(slot);

@@ -13,7 +13,6 @@
 #include "shim/boot/level.h"
 #include "shim/hooks/next.h"
 #include "shim/session/cancel.h"
-#include "shim/session/claim.h"
 #include "shim/session/elsewhere.h"
 #include "shim/session/helper.h"
 #include "shim/session/holders.h"
@@ -90,9 +89,7 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
     slot->receive_low_water.store(low_water, std::memory_order_relaxed);
     apply_low_water(*slot, fd);
   }
-  claim_number(fd);
   set_descriptor_word(fd, managed_word(slot));
-  withdraw_again(fd);
   return slot;
 }
 

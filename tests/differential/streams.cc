@@ -405,7 +405,7 @@ Scenario command{"streams/popen-on-standard-output", receive_all, [](std::uint16
                    close(fd);
                  }};
 
-// --- a pointer from before; and README's list ---
+// --- a pointer from before ---
 
 Scenario kept{"streams/cout-from-before", receive_all, [](std::uint16_t port) {
                 int fd = dial(port);
@@ -415,13 +415,6 @@ Scenario kept{"streams/cout-from-before", receive_all, [](std::uint16_t port) {
                   note("good", std::cout.good());
                 });
                 close(fd);
-              }};
-
-Scenario wide{"streams/wide", receive_all, [](std::uint16_t port) {
-                FILE *file = fdopen(dial(port), "w");
-                note("fwide", std::fwide(file, 1));
-                note("fwprintf", std::fwprintf(file, L"%d", 5));
-                note("fclose", std::fclose(file));
               }};
 
 }  // namespace

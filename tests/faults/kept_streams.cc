@@ -169,6 +169,14 @@ const Way kKept[] = {
        if (fd != number) _exit(7);
        write_and_flush(file);
      }},
+    {"a wide stream, then dup2",
+     [] {
+       FILE *file = std::fopen("/dev/null", "w");
+       std::fwide(file, 1);
+       on(fileno(file));
+       std::fwprintf(file, L"%s", canary());
+       std::fflush(file);
+     }},
     {"a pipe's stream, then dup2",
      [] {
        FILE *file = popen("cat >/dev/null", "w");

@@ -199,6 +199,11 @@ const Way kWays[] = {
        on(1);
        std::wcout << wide() << std::flush;
      }},
+    {"wcout, exit without flush",
+     [] {
+       on(1);
+       std::wcout << wide();
+     }},
     {"cerr",
      [] {
        on(2);
