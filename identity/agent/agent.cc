@@ -27,11 +27,11 @@
 #include "identity/agent/metrics.h"
 #include "identity/agent/metrics_server.h"
 #include "identity/agent/server.h"
-#include "identity/agent/service_manager.h"
 #include "identity/agent/shim_service.h"
 #include "identity/agent/workload_api.h"
 #include "identity/agent/workload_api_source.h"
 #include "identity/agent_address.h"
+#include "identity/rpc/service_manager.h"
 
 namespace inlay::identity::agent {
 namespace {
@@ -126,7 +126,7 @@ class Agent {
 
   const std::vector<uid_t> owners_;
   const std::time_t started_ = std::time(nullptr);
-  ServiceManager manager_;
+  rpc::ServiceManager manager_;
   Counters counters_;
   AuditLog audit_{counters_};
   Attestor attestor_;

@@ -1,15 +1,18 @@
 // inlay ca serve.
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "identity/ca/audit_log.h"
 #include "identity/ca/command_words.h"
 #include "identity/ca/server.h"
+#include "identity/rpc/service_manager.h"
 #include "policy/trusted_file.h"
 
 namespace inlay::identity::ca {
@@ -28,7 +31,7 @@ policy::UniqueFd signals() {
   sigemptyset(&set);
   for (const int signal : {SIGTERM, SIGINT}) sigaddset(&set, signal);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  return policy::UniqueFd(signalfd(-1, &set, SFD_CLOEXEC));
+  return policy::UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
 void raise_descriptors() {
@@ -38,6 +41,19 @@ void raise_descriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// Until a signal comes. What is in force is asked for under the lock of the thread that looks at the
+// store, so that a watchdog notices when that is stuck.
+void serve_until_told(int signal_fd, const Server &server, const rpc::ServiceManager &manager) {
+  const std::int64_t often = manager.watchdog() / 2;
+  const int timeout = often > 0 ? static_cast<int>(std::clamp<std::int64_t>(often, 1, 60'000)) : -1;
+  signalfd_siginfo info;
+  while (::read(signal_fd, &info, sizeof info) < 0) {
+    pollfd waiting{.fd = signal_fd, .events = POLLIN, .revents = 0};
+    ::poll(&waiting, 1, timeout);
+    if (often > 0 && server.in_force() != nullptr) manager.alive();
+  }
+}
+
 }  // namespace
 
 int serve_command(const std::vector<std::string> &words) {
@@ -45,6 +61,7 @@ int serve_command(const std::vector<std::string> &words) {
   protect_memory();
   const policy::UniqueFd signal_fd = signals();
   raise_descriptors();
+  const rpc::ServiceManager manager;  // before there are threads: it changes the environment
   State state = open_state(options);
   AuditLog audit;
   if (auto opened = audit.open(state.config.log_file); !opened) throw Failure{opened.error()};
@@ -69,9 +86,9 @@ int serve_command(const std::vector<std::string> &words) {
   }
   audit.note(AuditLog::Level::info, fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
                                                 state.config.trust_domain, where));
-  signalfd_siginfo info;
-  while (::read(signal_fd.get(), &info, sizeof info) < 0 && errno == EINTR) {
-  }
+  manager.ready(fmt::format("serves {} at {}", state.config.trust_domain, where));
+  serve_until_told(signal_fd.get(), **server, manager);
+  manager.stopping();
   server->reset();
   audit.note(AuditLog::Level::info, "inlay-ca ends");
   return 0;

@@ -1,4 +1,4 @@
-#include "identity/agent/service_manager.h"
+#include "identity/rpc/service_manager.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -13,7 +13,7 @@
 
 #include "policy/trusted_file.h"
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 namespace {
 
 std::int64_t number(const char *text) {
@@ -61,4 +61,4 @@ void ServiceManager::send(const std::string &text) const {
          static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + socket_.size()));
 }
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace inlay::identity::agent {
+namespace inlay::identity::rpc {
 
 class ServiceManager {
  public:
@@ -27,4 +27,4 @@ class ServiceManager {
   std::int64_t watchdog_ms_ = 0;
 };
 
-}  // namespace inlay::identity::agent
+}  // namespace inlay::identity::rpc
