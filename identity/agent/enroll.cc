@@ -152,6 +152,17 @@ int systemctl(std::vector<std::string> words) {
   return WEXITSTATUS(status);
 }
 
+// What the agent and its unit made, as far as nobody has put anything else there.
+void remove_empty_folders(const std::string &state, const std::string &config) {
+  std::vector<std::filesystem::path> folders = {state};
+  for (const std::string &path : {state, config}) {
+    const auto parent = std::filesystem::path(path).parent_path();
+    if (parent.filename() == "inlay") folders.push_back(parent);
+  }
+  if (is_root()) folders.emplace_back("/var/log/inlay");
+  for (const std::filesystem::path &folder : folders) ::rmdir(folder.c_str());
+}
+
 }  // namespace
 
 int enroll(const EnrollOptions &options) {
@@ -216,13 +227,14 @@ int leave(const LeaveOptions &options) {
   const std::string state = state_folder(options.state);
   const std::string config = config_file(options.config);
   if (options.config.empty() && systemd_runs()) {
-    systemctl({"disable", "--now", "inlay-agent.service"});
+    std::vector<std::string> units = {"disable", "--now", "inlay-agent.service"};
+    if (is_root()) units.emplace_back("inlay-agent.socket");
+    systemctl(std::move(units));
   }
   std::vector<std::string> gone;
   if (const auto text = read_file(config, 1 << 20); text && text->bytes.starts_with(kMark)) {
     if (::unlink(config.c_str()) == 0) gone.push_back(config);
   }
-  std::error_code error;
   for (const char *name : {"node.pem", "authority.json", "granted.pb", "node.pem.new",
                            "authority.json.new", "granted.pb.new"}) {
     const std::string path = state + "/" + name;
@@ -231,7 +243,7 @@ int leave(const LeaveOptions &options) {
       return complain("leave", fmt::format("cannot remove {}: {}", path, std::strerror(errno)));
     }
   }
-  std::filesystem::remove(state, error);  // when it is empty
+  remove_empty_folders(state, config);
   if (gone.empty()) return complain("leave", "this machine is not enrolled: there is no " + state);
   for (const std::string &path : gone) fmt::print("removed {}\n", path);
   fmt::print(
