@@ -257,16 +257,30 @@ Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
   return mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
 }
 
+// Another thread may be at work on a record still; with the lock the next time it finds that there is
+// nothing for it. False when a signal's handler interrupted this thread at such work: it will go on.
+static bool clear(Slot &slot) noexcept {
+  {
+    Locked guard(slot.receive_lock);
+    if (guard.reentered()) return false;
+    drop_opening(local(slot));
+    if (slot.receiving.head_chunk != kNoChunk) return_chunk(slot, slot.receiving.head_chunk);
+    std::memset(static_cast<void *>(&slot.receiving.traffic), 0, sizeof(tls::TrafficState));
+  }
+  Locked guard(slot.send_lock);
+  if (guard.reentered()) return false;
+  drop_sealing(local(slot));
+  queue_clear(slot, slot.sending.early);
+  queue_clear(slot, slot.sending.tail);
+  std::memset(static_cast<void *>(&slot.sending.traffic), 0, sizeof(tls::TrafficState));
+  return true;
+}
+
 void free_slot(Slot &slot) noexcept {
   Mapping &mapping = mapping_of(slot);
   const std::uint32_t index = index_of(mapping, slot);
   mapping.cookies[index].store(0, std::memory_order_release);
-  drop_local(slot);
-  queue_clear(slot, slot.sending.early);
-  queue_clear(slot, slot.sending.tail);
-  if (slot.receiving.head_chunk != kNoChunk) return_chunk(slot, slot.receiving.head_chunk);
-  std::memset(static_cast<void *>(&slot.receiving.traffic), 0, sizeof(tls::TrafficState));
-  std::memset(static_cast<void *>(&slot.sending.traffic), 0, sizeof(tls::TrafficState));
+  if (!clear(slot)) return;
   slot.state.store(State::free, std::memory_order_relaxed);
   slot.cookie.store(0, std::memory_order_release);
   Locked guard(mapping.header->lock);

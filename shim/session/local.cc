@@ -1,5 +1,7 @@
 #include "shim/session/local.h"
 
+#include <utility>
+
 #include "shim/arena/arena.h"
 
 namespace inlay::shim {
@@ -37,18 +39,17 @@ void Local::reset() noexcept {
   expects_wait.store(false, std::memory_order_relaxed);
 }
 
-void drop_local(Slot &slot) noexcept {
-  Local &mine = local(slot);
-  tls::RecordCipher *open = mine.open;
-  tls::RecordCipher *seal = mine.seal;
-  std::uint8_t *opened = mine.opened;
-  mine.open = nullptr;
-  mine.seal = nullptr;
-  mine.opened = nullptr;
+void drop_opening(Local &mine) noexcept {
+  delete std::exchange(mine.open, nullptr);
+  delete[] std::exchange(mine.opened, nullptr);
   mine.opened_valid = false;
-  delete open;
-  delete seal;
-  delete[] opened;
+}
+
+void drop_sealing(Local &mine) noexcept { delete std::exchange(mine.seal, nullptr); }
+
+void drop_local(Slot &slot) noexcept {
+  if (Locked guard(slot.receive_lock); !guard.reentered()) drop_opening(local(slot));
+  if (Locked guard(slot.send_lock); !guard.reentered()) drop_sealing(local(slot));
 }
 
 }  // namespace inlay::shim

@@ -60,7 +60,11 @@ struct Local {
   void reset() noexcept;
 };
 
-// Frees what the process cached for the session.
+// Frees what the process cached for reading, with the receive_lock held; for writing, with the send_lock.
+void drop_opening(Local &mine) noexcept;
+void drop_sealing(Local &mine) noexcept;
+// Both, when nobody is at work with it any more: another thread may be, in a call that does not sleep
+// (under_way.h). In a signal's handler that interrupted such work it stays.
 void drop_local(Slot &slot) noexcept;
 
 }  // namespace inlay::shim

@@ -93,6 +93,60 @@ TEST_CASE("a slot's next use waits for a helper that comes late to its last one"
   CHECK(local(*slot).descriptor == 0);
 }
 
+// As a signal's handler, further down the stack than what it interrupted.
+[[gnu::noinline]] void free_deeper(Slot &slot) {
+  volatile char room[256] = {};
+  free_slot(slot);
+  CHECK(room[0] == 0);
+}
+
+void await_end_or_sleep(const std::atomic<int> &thread) {
+  for (char state = 'R'; state != 'S';) {
+    std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+    std::string word;
+    if (thread != 0 && !(stat >> word >> word >> state)) return;
+    sched_yield();
+  }
+}
+
+TEST_CASE("a slot is free when nobody is at work on its records any more") {
+  for (SharedLock Slot::*lock : {&Slot::receive_lock, &Slot::send_lock}) {
+    Slot &slot = *fresh();
+    inlay::tls::TrafficState &traffic =
+        lock == &Slot::send_lock ? slot.sending.traffic : slot.receiving.traffic;
+    traffic.sequence = 7;
+    std::atomic<int> thread{0};
+    std::thread closer;
+    {
+      Locked at_work(slot.*lock);
+      closer = std::thread([&] {
+        thread = gettid();
+        free_slot(slot);
+      });
+      await_end_or_sleep(thread);
+      CHECK(traffic.sequence == 7);
+    }
+    closer.join();
+    CHECK(traffic.sequence == 0);
+  }
+}
+
+TEST_CASE("a signal's handler that ends what its thread is at work on leaves the keys, and the slot is lost") {
+  for (SharedLock Slot::*lock : {&Slot::receive_lock, &Slot::send_lock}) {
+    Slot &slot = *fresh();
+    slot.receiving.traffic.sequence = slot.sending.traffic.sequence = 7;
+    Locked at_work(slot.*lock);
+    free_deeper(slot);
+    CHECK(find_slot(slot.cookie) == nullptr);
+    CHECK(slot.sending.traffic.sequence == 7);
+    if (lock == &Slot::receive_lock) CHECK(slot.receiving.traffic.sequence == 7);
+    CHECK(slot.state.load() != State::free);
+    Slot *next = fresh();
+    CHECK(next != &slot);
+    free_slot(*next);
+  }
+}
+
 TEST_CASE("20,000 connections have a session each, found by cookie") {
   std::vector<Slot *> slots = many(20000);
   CHECK(std::set<Slot *>(slots.begin(), slots.end()).size() == slots.size());
