@@ -105,7 +105,8 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
       {.listen = it->settings.listen},
       {.bundles = [it] { return it->keeper->now()->trusted; },
        .now = [] { return std::time(nullptr); },
-       .adopt = [it](int fd) { grpc::AddInsecureChannelFromFd(it->grpc.get(), fd); },
+       .adopt =
+           [it](int fd, const auto &) { grpc::AddInsecureChannelFromFd(it->grpc.get(), fd); },
        .refused =
            [it](std::string_view address, std::string_view why) {
              it->host.audit({.event = "refused", .address = address, .detail = why});

@@ -133,7 +133,8 @@ tl::expected<Dialled, std::string> TlsClient::dial(std::string_view where,
   }
   if (!network) return bad(why);
 
-  auto context = make_tls_context(Side::client, own);
+  auto context = make_tls_context(
+      Side::client, own != nullptr ? std::optional<TlsCredentials>(*own) : std::nullopt);
   if (!context) return bad(context.error());
   auto connection = std::make_unique<TlsRelay::Connection>();
   connection->context = std::move(*context);

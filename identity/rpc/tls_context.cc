@@ -6,12 +6,17 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 
 namespace inlay::identity::rpc {
 namespace {
 
 constexpr long kMaxCertificateMessage = 64 * 1024;
 constexpr std::array<unsigned char, 3> kHttp2{2, 'h', '2'};  // ProtocolNameList (RFC 7301 §3.1)
+// Of TLS 1.2: forward secrecy, and no CBC (RFC 9325 §4.2).
+constexpr const char *kCiphers12 =
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 
 // Chosen for its alert: bad_certificate.
 constexpr int kRefused = X509_V_ERR_CERT_REJECTED;
@@ -29,55 +34,63 @@ int on_chain(X509_STORE_CTX *store, void *) noexcept {
 }
 
 int on_protocols(SSL *, const unsigned char **chosen, unsigned char *chosen_length,
-                 const unsigned char *offered, unsigned int offered_length, void *) noexcept {
+                 const unsigned char *offered, unsigned int offered_length,
+                 void *application) noexcept {
+  const std::string_view wanted = application == nullptr ? "h2" : "http/1.1";
   for (unsigned int at = 0; at < offered_length; at += offered[at] + 1u) {
     const unsigned int length = offered[at];
     if (at + 1 + length > offered_length) break;
-    if (length != 2 || std::memcmp(offered + at + 1, "h2", 2) != 0) continue;
+    if (std::string_view(reinterpret_cast<const char *>(offered + at + 1), length) != wanted) {
+      continue;
+    }
     *chosen = offered + at + 1;
-    *chosen_length = 2;
+    *chosen_length = static_cast<unsigned char>(length);
     return SSL_TLSEXT_ERR_OK;
   }
   return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
-bool set_protocol(SSL_CTX *context) {
+bool set_protocol(SSL_CTX *context, Application application, bool ask_client) {
+  // A tag: which of the two names the server chooses.
+  static char http;
+  const bool grpc = application == Application::grpc;
   SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_max_cert_list(context, kMaxCertificateMessage);
   SSL_CTX_set_security_level(context, 2);
   SSL_CTX_set_mode(context, SSL_MODE_NO_AUTO_CHAIN | SSL_MODE_ENABLE_PARTIAL_WRITE |
                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
-  SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
+  SSL_CTX_set_verify(context, ask_client ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nullptr);
   SSL_CTX_set_cert_verify_callback(context, on_chain, nullptr);
-  SSL_CTX_set_alpn_select_cb(context, on_protocols, nullptr);
-  return SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
+  SSL_CTX_set_alpn_select_cb(context, on_protocols, grpc ? nullptr : &http);
+  if (!grpc && SSL_CTX_set_cipher_list(context, kCiphers12) != 1) return false;
+  return SSL_CTX_set_min_proto_version(context, grpc ? TLS1_3_VERSION : TLS1_2_VERSION) == 1 &&
          SSL_CTX_set_num_tickets(context, 0) == 1 && SSL_CTX_set_max_early_data(context, 0) == 1 &&
-         SSL_CTX_set1_groups_list(context, "X25519:P-256") == 1 &&
+         SSL_CTX_set1_groups_list(context, grpc ? "X25519:P-256" : "X25519:P-256:P-384") == 1 &&
          SSL_CTX_set_alpn_protos(context, kHttp2.data(), kHttp2.size()) == 0;  // 0 is success here
 }
 
-bool set_identity(SSL_CTX *context, const X509Svid &svid) {
-  if (svid.chain.empty() || svid.key == nullptr ||
-      SSL_CTX_use_certificate(context, svid.chain.front().get()) != 1 ||
-      SSL_CTX_use_PrivateKey(context, svid.key.get()) != 1)
+bool set_identity(SSL_CTX *context, const TlsCredentials &own) {
+  if (own.chain.empty() || own.key == nullptr ||
+      SSL_CTX_use_certificate(context, own.chain.front().get()) != 1 ||
+      SSL_CTX_use_PrivateKey(context, own.key) != 1)
     return false;
-  for (std::size_t i = 1; i < svid.chain.size(); ++i)
-    if (SSL_CTX_add1_chain_cert(context, svid.chain[i].get()) != 1) return false;
+  for (std::size_t i = 1; i < own.chain.size(); ++i)
+    if (SSL_CTX_add1_chain_cert(context, own.chain[i].get()) != 1) return false;
   return SSL_CTX_check_private_key(context) == 1;
 }
 
 }  // namespace
 
-tl::expected<std::shared_ptr<SSL_CTX>, std::string> make_tls_context(Side side,
-                                                                     const X509Svid *own) {
+tl::expected<std::shared_ptr<SSL_CTX>, std::string> make_tls_context(
+    Side side, const std::optional<TlsCredentials> &own, Application application, bool ask_client) {
   ERR_clear_error();
   std::shared_ptr<SSL_CTX> context(
       SSL_CTX_new_ex(library_context(), nullptr,
                      side == Side::client ? TLS_client_method() : TLS_server_method()),
       SSL_CTX_free);
-  if (!context || !set_protocol(context.get()) ||
-      (own != nullptr && !set_identity(context.get(), *own))) {
+  if (!context || !set_protocol(context.get(), application, ask_client) ||
+      (own && !set_identity(context.get(), *own))) {
     return tl::unexpected("TLS cannot be set up: " + tls_error(0));
   }
   return context;

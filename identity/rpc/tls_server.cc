@@ -155,12 +155,13 @@ void TlsServer::State::judge(const STACK_OF(X509) * chain, PeerIdentity &peer) c
 policy::UniqueFd TlsServer::State::establish(const TlsRelay::Connection &connection,
                                              const Seat &seat) {
   int ends[2];
-  if (!speaks_http2(connection.ssl.get()) ||
+  if ((settings.application == Application::grpc && !speaks_http2(connection.ssl.get())) ||
       ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) {
     return policy::UniqueFd();
   }
-  peers->add(ends[1], std::make_shared<const PeerIdentity>(seat.found));
-  host.adopt(ends[1]);
+  const auto peer = std::make_shared<const PeerIdentity>(seat.found);
+  peers->add(ends[1], peer);
+  host.adopt(ends[1], peer);
   return policy::UniqueFd(ends[0]);
 }
 
@@ -187,8 +188,10 @@ void TlsServer::State::take(policy::UniqueFd network, const sockaddr_storage &fr
   connection->ssl =
       make_tls(connection->context, Side::server, connection->network.get(), connection->judge);
   if (!connection->ssl) return;
-  connection->police = std::make_unique<Http2Police>(std::make_shared<std::atomic<std::size_t>>(0),
-                                                     settings.streams_of_a_connection);
+  if (settings.application == Application::grpc) {
+    connection->police = std::make_unique<Http2Police>(
+        std::make_shared<std::atomic<std::size_t>>(0), settings.streams_of_a_connection);
+  }
   connection->established = [this, seat](const TlsRelay::Connection &it) {
     return establish(it, *seat);
   };
@@ -233,7 +236,7 @@ TlsServer::~TlsServer() {
 
 tl::expected<std::unique_ptr<TlsServer>, std::string> TlsServer::listen(TlsServerSettings settings,
                                                                         Host host,
-                                                                        const X509Svid &own) {
+                                                                        const TlsCredentials &own) {
   auto state = std::make_unique<State>();
   state->settings = std::move(settings);
   state->host = std::move(host);
@@ -268,8 +271,9 @@ std::vector<std::string> TlsServer::addresses() const {
   return out;
 }
 
-tl::expected<void, std::string> TlsServer::use(const X509Svid &own) {
-  auto context = make_tls_context(Side::server, &own);
+tl::expected<void, std::string> TlsServer::use(const TlsCredentials &own) {
+  auto context = make_tls_context(Side::server, own, state_->settings.application,
+                                  state_->settings.ask_client);
   if (!context) return tl::unexpected(context.error());
   const std::lock_guard lock(state_->mutex);
   state_->context = std::move(*context);

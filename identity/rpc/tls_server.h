@@ -1,5 +1,6 @@
-// A gRPC server on the network, behind TLS that knows SPIFFE IDs. Who has no certificate may
-// connect, too: what he may ask is for the service to say, from PeerIdentity.
+// A gRPC server, or one of HTTP/1.1 (http_server.h), on the network, behind TLS that knows SPIFFE
+// IDs. Who has no certificate may connect, too: what he may ask is for the service to say, from
+// PeerIdentity.
 //
 // gRPC 1.51 takes in more than it should from whom it does not know, and cannot be told whom to
 // believe (http2_police.h); so it never sees the network.
@@ -15,7 +16,7 @@
 #include <vector>
 
 #include "identity/bundle.h"
-#include "identity/svid.h"
+#include "identity/rpc/tls_context.h"
 
 namespace inlay::identity::rpc {
 
@@ -33,6 +34,8 @@ struct TlsServerSettings {
   std::size_t connections_of_an_address = 64;
   std::size_t streams_of_a_connection = 32;
   int handshake_seconds = 10;
+  Application application = Application::grpc;
+  bool ask_client = true;  // for a certificate
 };
 
 class TlsServer {
@@ -41,15 +44,16 @@ class TlsServer {
     // What clients' certificates are verified against, now. Never null. Any thread.
     std::function<std::shared_ptr<const BundleSet>()> bundles;
     std::function<std::time_t()> now;
-    // Gives a connected socket to gRPC (AddInsecureChannelFromFd), which owns it then.
-    std::function<void(int fd)> adopt;
+    // Gives a connected socket to gRPC (AddInsecureChannelFromFd), or to whoever serves it, who
+    // owns it then.
+    std::function<void(int fd, const std::shared_ptr<const PeerIdentity> &peer)> adopt;
     // A connection that came to nothing: for the audit log. May be "".
     std::function<void(std::string_view address, std::string_view why)> refused;
   };
 
   static tl::expected<std::unique_ptr<TlsServer>, std::string> listen(TlsServerSettings settings,
                                                                       Host host,
-                                                                      const X509Svid &own);
+                                                                      const TlsCredentials &own);
   // Ends every connection.
   ~TlsServer();
   TlsServer(const TlsServer &) = delete;
@@ -58,7 +62,7 @@ class TlsServer {
   // Where it listens, ports filled in.
   std::vector<std::string> addresses() const;
   // New handshakes use it. Any thread.
-  tl::expected<void, std::string> use(const X509Svid &own);
+  tl::expected<void, std::string> use(const TlsCredentials &own);
   // Who is behind a call, by gRPC's name of its connection (ServerContext::peer()); null when it is
   // gone. Any thread.
   std::shared_ptr<const PeerIdentity> peer(std::string_view grpc_peer) const;

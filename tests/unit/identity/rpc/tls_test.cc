@@ -70,7 +70,7 @@ class Server {
     TlsServer::Host host{
         .bundles = [this] { return bundles_; },
         .now = [] { return testing::now(); },
-        .adopt = [this](int fd) { grpc::AddInsecureChannelFromFd(grpc_.get(), fd); },
+        .adopt = [this](int fd, const auto &) { grpc::AddInsecureChannelFromFd(grpc_.get(), fd); },
         .refused =
             [this](std::string_view, std::string_view why) {
               const std::lock_guard lock(mutex_);
