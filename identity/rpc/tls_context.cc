@@ -70,7 +70,9 @@ bool set_protocol(SSL_CTX *context, Application application, bool ask_client) {
          SSL_CTX_set_alpn_protos(context, kHttp2.data(), kHttp2.size()) == 0;  // 0 is success here
 }
 
-bool set_identity(SSL_CTX *context, const TlsCredentials &own) {
+}  // namespace
+
+bool use_credentials(SSL_CTX *context, const TlsCredentials &own) {
   if (own.chain.empty() || own.key == nullptr ||
       SSL_CTX_use_certificate(context, own.chain.front().get()) != 1 ||
       SSL_CTX_use_PrivateKey(context, own.key) != 1)
@@ -80,8 +82,6 @@ bool set_identity(SSL_CTX *context, const TlsCredentials &own) {
   return SSL_CTX_check_private_key(context) == 1;
 }
 
-}  // namespace
-
 tl::expected<std::shared_ptr<SSL_CTX>, std::string> make_tls_context(
     Side side, const std::optional<TlsCredentials> &own, Application application, bool ask_client) {
   ERR_clear_error();
@@ -90,7 +90,7 @@ tl::expected<std::shared_ptr<SSL_CTX>, std::string> make_tls_context(
                      side == Side::client ? TLS_client_method() : TLS_server_method()),
       SSL_CTX_free);
   if (!context || !set_protocol(context.get(), application, ask_client) ||
-      (own && !set_identity(context.get(), *own))) {
+      (own && !use_credentials(context.get(), *own))) {
     return tl::unexpected("TLS cannot be set up: " + tls_error(0));
   }
   return context;

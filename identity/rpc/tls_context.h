@@ -36,6 +36,9 @@ tl::expected<std::shared_ptr<SSL_CTX>, std::string> make_tls_context(
     Side side, const std::optional<TlsCredentials> &own,
     Application application = Application::grpc, bool ask_client = true);
 
+// False, and in OpenSSL's error queue why, when that cannot be shown.
+bool use_credentials(SSL_CTX *context, const TlsCredentials &own);
+
 // A connection of that context on a non-blocking socket, which the caller keeps open. Null when out
 // of memory. `judge` must outlive the handshake.
 SslPtr make_tls(const std::shared_ptr<SSL_CTX> &context, Side side, int fd,
