@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -43,6 +44,43 @@ Value<std::string> parse_advertise(std::string_view text) {
   return std::string(text);
 }
 
+// Whether it is https_web.
+Value<bool> parse_profile(std::string_view text) {
+  if (text == "https_web") return true;
+  if (text == "https_spiffe") return false;
+  return tl::unexpected(
+      fmt::format("\"{}\" is no profile: write \"https_web\" or \"https_spiffe\"", text));
+}
+
+bool is_printable(std::string_view text) {
+  return std::ranges::all_of(text, [](char c) { return c > ' ' && c < '\x7f'; });
+}
+
+Value<std::string> parse_url_path(std::string_view text) {
+  if (text.starts_with('/') && is_printable(text) && text.find_first_of("?#") == text.npos) {
+    return std::string(text);
+  }
+  return tl::unexpected(fmt::format("\"{}\" is no path of a URL: write \"/bundle.json\"", text));
+}
+
+Value<std::string> parse_url(std::string_view text) {
+  constexpr std::string_view kScheme = "https://";
+  const std::string_view rest = text.substr(std::min(text.size(), kScheme.size()));
+  const std::string_view host = rest.substr(0, rest.find('/'));
+  if (text.starts_with(kScheme) && !host.empty() && host.find('@') == host.npos &&
+      is_printable(text) && text.find('#') == text.npos) {
+    return std::string(text);
+  }
+  return tl::unexpected(
+      fmt::format("\"{}\" is no address of an endpoint: write \"https://HOST/PATH\"", text));
+}
+
+Value<std::string> parse_workload_id(std::string_view text) {
+  const auto id = SpiffeId::parse(text);
+  if (id && !id->path().empty()) return id->uri();
+  return tl::unexpected(fmt::format("\"{}\" is no SPIFFE ID of a workload", text));
+}
+
 class ConfigReader : private policy::TomlReader {
  public:
   ConfigReader(std::string_view base, std::string_view file) : TomlReader(base, file) {}
@@ -55,9 +93,13 @@ class ConfigReader : private policy::TomlReader {
 
  private:
   bool read_top(const toml::table &top);
-  bool read_listen(const toml::table &top);
+  bool read_listen(const toml::table &table, std::vector<std::string> *out);
   bool read_lifetimes(const toml::table &top);
   bool read_upstream(const toml::table &top);
+  bool read_web(const toml::table &table, std::string_view where, WebSettings *out);
+  bool read_bundle_endpoint(const toml::table &top);
+  bool read_federations(const toml::table &top);
+  bool read_federation(const toml::table &table);
   bool take_lifetime(const toml::table &table, std::string_view key, std::time_t shortest,
                      std::time_t longest, std::time_t *out) {
     return take(table, key, out,
@@ -72,13 +114,14 @@ bool ConfigReader::read_top(const toml::table &top) {
   const bool good =
       known_keys(top, "the file",
                  {"trust_domain", "listen", "advertise", "state", "database", "seal", "svid",
-                  "rotation", "upstream", "log"}) &&
+                  "rotation", "upstream", "bundle_endpoint", "federation", "log"}) &&
       need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
       take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
-      read_listen(top) && take(top, "advertise", &config_.advertise, parse_advertise) &&
+      read_listen(top, &config_.listen) &&
+      take(top, "advertise", &config_.advertise, parse_advertise) &&
       take_path(top, "state", &config_.state) && take(top, "database", &config_.database) &&
       take_path(top, "seal", &config_.seal) && read_lifetimes(top) && read_upstream(top) &&
-      take(top, "log", &log);
+      read_bundle_endpoint(top) && read_federations(top) && take(top, "log", &log);
   if (!good) return false;
   if (top.contains("database") && !config_.database.starts_with("postgresql://")) {
     return fail(top.get("database")->source(),
@@ -93,14 +136,14 @@ bool ConfigReader::read_top(const toml::table &top) {
                             take_path(*log, "file", &config_.log_file));
 }
 
-bool ConfigReader::read_listen(const toml::table &top) {
-  if (!top.contains("listen")) return true;
-  config_.listen.clear();
-  return each_string(top, "listen", "listen names no address: write listen = \"0.0.0.0:8443\"",
+bool ConfigReader::read_listen(const toml::table &table, std::vector<std::string> *out) {
+  if (!table.contains("listen")) return true;
+  out->clear();
+  return each_string(table, "listen", "listen names no address: write listen = \"0.0.0.0:8443\"",
                      [&](const std::string &text, const auto &at) {
                        auto address = parse_listen(text);
                        if (!address) return fail(at, address.error());
-                       config_.listen.push_back(std::move(*address));
+                       out->push_back(std::move(*address));
                        return true;
                      });
 }
@@ -146,6 +189,74 @@ bool ConfigReader::read_upstream(const toml::table &top) {
          take_path(*upstream, "certificate", &config_.upstream.certificate) &&
          take_path(*upstream, "key", &config_.upstream.key) &&
          take_path(*upstream, "bundle", &config_.upstream.bundle);
+}
+
+bool ConfigReader::read_web(const toml::table &table, std::string_view where, WebSettings *out) {
+  if (!need(table, where, "listen", "listen = \"0.0.0.0:8444\"") ||
+      !read_listen(table, &out->listen) || !take_path(table, "certificate", &out->certificate) ||
+      !take_path(table, "key", &out->key)) {
+    return false;
+  }
+  if (out->certificate.empty() == out->key.empty()) return true;
+  return fail(table.source(), "certificate and key belong together");
+}
+
+bool ConfigReader::read_bundle_endpoint(const toml::table &top) {
+  const toml::table *table = nullptr;
+  if (!take(top, "bundle_endpoint", &table)) return false;
+  if (table == nullptr) return true;
+  constexpr std::string_view kWhere = "[bundle_endpoint]";
+  BundleEndpointSettings &out = config_.bundle_endpoint;
+  bool web = false;
+  if (!known_keys(*table, kWhere, {"listen", "profile", "certificate", "key", "path"}) ||
+      !read_web(*table, kWhere, &out) || !take(*table, "profile", &web, parse_profile) ||
+      !take(*table, "path", &out.path, parse_url_path)) {
+    return false;
+  }
+  if (web == !out.certificate.empty()) return true;
+  return fail(table->source(),
+              web ? "https_web needs a certificate that others' systems know: certificate and key"
+                  : "https_spiffe shows the authority's own SVID: no certificate and key");
+}
+
+bool ConfigReader::read_federation(const toml::table &table) {
+  constexpr std::string_view kWhere = "[[federation]]";
+  FederationSettings out;
+  bool web = false;
+  if (!known_keys(table, kWhere,
+                  {"trust_domain", "url", "profile", "endpoint_spiffe_id", "bundle", "ca_file"}) ||
+      !need(table, kWhere, "trust_domain", "trust_domain = \"partner.test\"") ||
+      !need(table, kWhere, "url", "url = \"https://bundle.partner.test\"") ||
+      !need(table, kWhere, "profile", "profile = \"https_web\" or \"https_spiffe\"") ||
+      !take(table, "trust_domain", &out.trust_domain, policy::parse_trust_domain) ||
+      !take(table, "url", &out.url, parse_url) || !take(table, "profile", &web, parse_profile) ||
+      !take(table, "endpoint_spiffe_id", &out.endpoint_spiffe_id, parse_workload_id) ||
+      !take_path(table, "bundle", &out.bundle) || !take_path(table, "ca_file", &out.ca_file)) {
+    return false;
+  }
+  if (out.trust_domain == config_.trust_domain) {
+    return fail(table.source(), "an authority does not federate with itself");
+  }
+  for (const FederationSettings &other : config_.federations) {
+    if (other.trust_domain == out.trust_domain) {
+      return fail(table.source(), fmt::format("{} is there twice", out.trust_domain));
+    }
+  }
+  if (web && (!out.endpoint_spiffe_id.empty() || !out.bundle.empty())) {
+    return fail(table.source(), "endpoint_spiffe_id and bundle belong to https_spiffe");
+  }
+  if (!web && !out.ca_file.empty()) return fail(table.source(), "ca_file belongs to https_web");
+  if (!web && !need(table, kWhere, "endpoint_spiffe_id",
+                    "endpoint_spiffe_id = \"spiffe://partner.test/inlay/ca\"")) {
+    return false;
+  }
+  config_.federations.push_back(std::move(out));
+  return true;
+}
+
+bool ConfigReader::read_federations(const toml::table &top) {
+  return each_table(top, "federation", "trust domains",
+                    [&](const toml::table &table) { return read_federation(table); });
 }
 
 }  // namespace

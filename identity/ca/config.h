@@ -11,6 +11,7 @@
 #include "identity/ca/database.h"
 #include "identity/ca/rotation.h"
 #include "identity/ca/signer.h"
+#include "identity/ca/web_settings.h"
 #include "policy/load.h"
 
 namespace inlay::identity::ca {
@@ -28,6 +29,8 @@ struct Config {
   std::time_t jwt_lifetime = 300;     // of JWT-SVIDs
   RotationSettings rotation;
   UpstreamFiles upstream;
+  BundleEndpointSettings bundle_endpoint;
+  std::vector<FederationSettings> federations;
   std::string log_file;  // absolute; "" = standard error
 };
 

@@ -24,7 +24,9 @@ tl::expected<std::unique_ptr<InForceKeeper>, std::string> InForceKeeper::open(
   return keeper;
 }
 
-InForceKeeper::~InForceKeeper() {
+InForceKeeper::~InForceKeeper() { stop(); }
+
+void InForceKeeper::stop() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;

@@ -52,6 +52,8 @@ class InForceKeeper {
   std::shared_ptr<const InForce> now() const;
   // A thread that looks once a second, and calls `changed` after each change and once a minute.
   void start(std::function<void()> changed);
+  // Ends that thread. now() still answers.
+  void stop();
   // Looks now. True when something is new.
   tl::expected<bool, std::string> look(std::time_t now);
 

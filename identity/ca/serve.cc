@@ -73,6 +73,8 @@ int serve_command(const std::vector<std::string> &words) {
                       .svid_lifetime = state.config.svid_lifetime,
                       .jwt_lifetime = state.config.jwt_lifetime};
   settings.in_force = {.rotation = state.config.rotation, .upstream = state.config.upstream};
+  settings.web = {.bundle = state.config.bundle_endpoint};
+  settings.federations = state.config.federations;
   auto server = Server::start(
       std::move(settings),
       {.store = state.store,
@@ -84,6 +86,7 @@ int serve_command(const std::vector<std::string> &words) {
   for (const std::string &address : (*server)->addresses()) {
     where += (where.empty() ? "" : ", ") + address;
   }
+  for (const std::string &address : (*server)->web_addresses()) where += ", " + address;
   audit.note(AuditLog::Level::info, fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
                                                 state.config.trust_domain, where));
   manager.ready(fmt::format("serves {} at {}", state.config.trust_domain, where));

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <utility>
 
+#include "identity/ca/federation.h"
 #include "identity/rpc/grpc_quiet.h"
 #include "identity/rpc/tls_server.h"
 
@@ -33,12 +34,16 @@ struct Server::State {
   std::unique_ptr<EnrolmentService> service;
   std::unique_ptr<grpc::Server> grpc;
   std::unique_ptr<rpc::TlsServer> tls;
+  std::unique_ptr<WebEndpoints> web;
+  std::unique_ptr<Federation> federation;
   // Of the thread that looks at the store, after the start.
   std::time_t own_until = 0;
   std::array<std::uint8_t, 32> own_pin{};
 
   ~State() {
-    keeper.reset();  // before what it calls
+    federation.reset();
+    if (keeper) keeper->stop();  // before what it calls; all of that asks it until it ends
+    web.reset();
     tls.reset();
     if (grpc) grpc->Shutdown(std::chrono::system_clock::now());
     grpc.reset();
@@ -66,7 +71,9 @@ void Server::State::changed() {
     auto fresh = own_svid();
     const auto used = fresh ? tls->use(*fresh) : tl::unexpected(fresh.error());
     if (!used) host.note("the authority's own SVID is not renewed: " + used.error());
+    if (used) web->use(*fresh);
   }
+  web->look_at_files();
   service->refresh();
 }
 
@@ -74,6 +81,7 @@ Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Server::~Server() = default;
 
 std::vector<std::string> Server::addresses() const { return state_->tls->addresses(); }
+std::vector<std::string> Server::web_addresses() const { return state_->web->addresses(); }
 std::shared_ptr<const InForce> Server::in_force() const { return state_->keeper->now(); }
 
 tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings settings,
@@ -105,8 +113,7 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
       {.listen = it->settings.listen},
       {.bundles = [it] { return it->keeper->now()->trusted; },
        .now = [] { return std::time(nullptr); },
-       .adopt =
-           [it](int fd, const auto &) { grpc::AddInsecureChannelFromFd(it->grpc.get(), fd); },
+       .adopt = [it](int fd, const auto &) { grpc::AddInsecureChannelFromFd(it->grpc.get(), fd); },
        .refused =
            [it](std::string_view address, std::string_view why) {
              it->host.audit({.event = "refused", .address = address, .detail = why});
@@ -114,7 +121,21 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
       *own);
   if (!tls) return tl::unexpected(tls.error());
   it->tls = std::move(*tls);
+  auto web = WebEndpoints::start(
+      it->settings.web,
+      {.in_force = [it] { return it->keeper->now(); },
+       .refused =
+           [it](std::string_view address, std::string_view why) {
+             it->host.audit({.event = "refused", .address = address, .detail = why});
+           },
+       .note = it->host.note},
+      *own);
+  if (!web) return tl::unexpected(web.error());
+  it->web = std::move(*web);
   it->keeper->start([it] { it->changed(); });
+  it->federation = std::make_unique<Federation>(
+      it->settings.federations,
+      Federation::Host{.store = it->host.store, .audit = it->host.audit, .note = it->host.note});
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

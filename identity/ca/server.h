@@ -10,6 +10,7 @@
 
 #include "identity/ca/in_force.h"
 #include "identity/ca/service.h"
+#include "identity/ca/web_endpoints.h"
 
 namespace inlay::identity::ca {
 
@@ -17,6 +18,8 @@ struct ServerSettings {
   std::vector<std::string> listen;  // "0.0.0.0:8443"
   ServiceSettings service;
   InForceSettings in_force;
+  WebEndpoints::Settings web;
+  std::vector<FederationSettings> federations;
 };
 
 struct ServerHost {
@@ -38,6 +41,7 @@ class Server {
   Server &operator=(const Server &) = delete;
 
   std::vector<std::string> addresses() const;
+  std::vector<std::string> web_addresses() const;  // "127.0.0.1:8444 (bundle_endpoint)"
   std::shared_ptr<const InForce> in_force() const;
 
  private:

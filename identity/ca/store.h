@@ -200,6 +200,9 @@ class Store {
 
   // -- bundles of other trust domains
   Stored<void> set_bundle(const FederatedBundle &bundle);  // no new generation when it is the same
+  // The same of one that was fetched: `refused` when its sequence number is lower than that of the
+  // one which is there. Somebody plays back an old one, or its author has lost count.
+  Stored<void> advance_bundle(const FederatedBundle &bundle);
   Stored<std::vector<FederatedBundle>> bundles() const;
   Stored<void> remove_bundle(std::string_view trust_domain);
 

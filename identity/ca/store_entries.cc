@@ -6,6 +6,7 @@
 
 #include "identity/ca/store_sql.h"
 #include "identity/certificate.h"
+#include "identity/trust_domain_bundle.h"
 #include "policy/glob.h"
 
 namespace inlay::identity::ca {
@@ -106,6 +107,38 @@ Stored<void> Store::set_bundle(const FederatedBundle &bundle) {
             " RETURNING trust_domain",
             {cell(bundle.trust_domain), cell(bundle.document), cell(bundle.changed_at)});
     if (!changed.empty()) run.raise_generation();
+    return {};
+  });
+}
+
+Stored<void> Store::advance_bundle(const FederatedBundle &bundle) {
+  const auto fresh = parse_trust_domain_bundle(bundle.document);
+  if (!fresh) return store_failure(StoreProblem::internal, fresh.error().message);
+  return in_transaction(*database_, [&](Statements &run) -> Stored<void> {
+    if (!run("INSERT INTO bundles (trust_domain, document, changed_at) VALUES ($1, $2, $3)"
+             " ON CONFLICT (trust_domain) DO NOTHING RETURNING trust_domain",
+             {cell(bundle.trust_domain), cell(bundle.document), cell(bundle.changed_at)})
+             .empty()) {
+      run.raise_generation();
+      return {};
+    }
+    // Changing the row keeps others from it until this is done.
+    const Rows held =
+        run("UPDATE bundles SET trust_domain = trust_domain WHERE trust_domain = $1"
+            " RETURNING document",
+            {cell(bundle.trust_domain)});
+    if (held.empty() || held[0].text(0) == bundle.document) return {};
+    const auto before = parse_trust_domain_bundle(held[0].text(0));
+    if (before && fresh->sequence < before->sequence) {
+      return store_failure(
+          StoreProblem::refused,
+          fmt::format("its sequence number {} is lower than {}, which was seen before; if that is "
+                      "right: inlay ca bundle remove {}",
+                      fresh->sequence, before->sequence, printable(bundle.trust_domain)));
+    }
+    run("UPDATE bundles SET document = $2, changed_at = $3 WHERE trust_domain = $1",
+        {cell(bundle.trust_domain), cell(bundle.document), cell(bundle.changed_at)});
+    run.raise_generation();
     return {};
   });
 }
