@@ -151,12 +151,24 @@
     (int mode, struct gaicb *requests[], int count, struct sigevent *event),                       \
     "the addresses of a name")                                                                     \
   X(names, watch, int, getnameinfo, (const struct sockaddr *address, socklen_t length, char        \
-    *host, socklen_t host_length, char *service, socklen_t service_length, int flags), "not        \
-    over TCP, unless in the clear by policy")                                                      \
+    *host, socklen_t host_length, char *service, socklen_t service_length, int flags), "not "      \
+    "over TCP, unless in the clear by policy")                                                     \
   X(names, watch, struct hostent *, gethostbyaddr, (const void *address, socklen_t length,         \
     int family), "not over TCP, unless in the clear by policy")                                    \
   X(names, watch, int, gethostbyaddr_r, (const void *address, socklen_t length, int family,        \
     struct hostent *entry, char *buffer, size_t size, struct hostent **result, int *error),        \
+    "not over TCP, unless in the clear by policy")                                                 \
+  X(names, watch, struct netent *, getnetbyname, (const char *name),                               \
+    "not over TCP, unless in the clear by policy")                                                 \
+  X(names, watch, int, getnetbyname_r,                                                             \
+    (const char *name, struct netent *entry, char *buffer, size_t size, struct netent **result,    \
+     int *error),                                                                                  \
+    "not over TCP, unless in the clear by policy")                                                 \
+  X(names, watch, struct netent *, getnetbyaddr, (uint32_t net, int type),                         \
+    "not over TCP, unless in the clear by policy")                                                 \
+  X(names, watch, int, getnetbyaddr_r,                                                             \
+    (uint32_t net, int type, struct netent *entry, char *buffer, size_t size,                      \
+     struct netent **result, int *error),                                                          \
     "not over TCP, unless in the clear by policy")                                                 \
   X(names, watch, int, gai_error, (struct gaicb * request), "the addresses of a name")             \
   X(names, watch, struct hostent *, gethostbyname, (const char *name),                             \
@@ -182,47 +194,75 @@
   X(resolver, refuse, int, res_querydomain, (const char *name, const char *domain, int kind,       \
     int type, unsigned char *answer, int size), "over TCP, unless in the clear by policy")         \
   X(resolver, refuse, int, __res_querydomain, (const char *name, const char *domain, int           \
-    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
-    policy")                                                                                       \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by "          \
+    "policy")                                                                                      \
   X(resolver, refuse, int, res_send, (const unsigned char *query, int length, unsigned char        \
     *answer, int size), "over TCP, unless in the clear by policy")                                 \
   X(resolver, refuse, int, __res_send, (const unsigned char *query, int length, unsigned           \
     char *answer, int size), "over TCP, unless in the clear by policy")                            \
   X(resolver, refuse, int, res_nquery, (struct __res_state *state, const char *name, int           \
-    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
-    policy")                                                                                       \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by "          \
+    "policy")                                                                                      \
   X(resolver, refuse, int, __res_nquery, (struct __res_state *state, const char *name, int         \
-    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
-    policy")                                                                                       \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by "          \
+    "policy")                                                                                      \
   X(resolver, refuse, int, res_nsearch, (struct __res_state *state, const char *name, int          \
-    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
-    policy")                                                                                       \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by "          \
+    "policy")                                                                                      \
   X(resolver, refuse, int, __res_nsearch, (struct __res_state *state, const char *name, int        \
-    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by            \
-    policy")                                                                                       \
+    kind, int type, unsigned char *answer, int size), "over TCP, unless in the clear by "          \
+    "policy")                                                                                      \
   X(resolver, refuse, int, res_nquerydomain, (struct __res_state *state, const char *name,         \
-    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP,           \
-    unless in the clear by policy")                                                                \
+    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP, "         \
+    "unless in the clear by policy")                                                               \
   X(resolver, refuse, int, __res_nquerydomain, (struct __res_state *state, const char *name,       \
-    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP,           \
-    unless in the clear by policy")                                                                \
+    const char *domain, int kind, int type, unsigned char *answer, int size), "over TCP, "         \
+    "unless in the clear by policy")                                                               \
   X(resolver, refuse, int, res_nsend, (struct __res_state *state, const unsigned char              \
-    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by        \
-    policy")                                                                                       \
+    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by "      \
+    "policy")                                                                                      \
   X(resolver, refuse, int, __res_nsend, (struct __res_state *state, const unsigned char            \
-    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by        \
-    policy")                                                                                       \
+    *query, int length, unsigned char *answer, int size), "over TCP, unless in the clear by "      \
+    "policy")                                                                                      \
   X(remote, refuse, int, rcmd, (char **host, unsigned short port, const char *own_user,            \
-    const char *user, const char *command, int *errors), "EACCES, unless in the clear by           \
-    policy")                                                                                       \
+    const char *user, const char *command, int *errors), "EACCES, unless in the clear by "         \
+    "policy")                                                                                      \
   X(remote, refuse, int, rcmd_af, (char **host, unsigned short port, const char *own_user,         \
-    const char *user, const char *command, int *errors, sa_family_t family), "EACCES, unless       \
-    in the clear by policy")                                                                       \
+    const char *user, const char *command, int *errors, sa_family_t family), "EACCES, unless "     \
+    "in the clear by policy")                                                                      \
   X(remote, refuse, int, rexec, (char **host, int port, const char *user, const char               \
     *password, const char *command, int *errors), "EACCES, unless in the clear by policy")         \
   X(remote, refuse, int, rexec_af, (char **host, int port, const char *user, const char            \
-    *password, const char *command, int *errors, sa_family_t family), "EACCES, unless in the       \
-    clear by policy")                                                                              \
+    *password, const char *command, int *errors, sa_family_t family), "EACCES, unless in the "     \
+    "clear by policy")                                                                             \
+  X(remote, watch, int, ruserok,                                                                   \
+    (const char *host, int superuser, const char *remote_user, const char *own_user),              \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
+  X(remote, watch, int, ruserok_af,                                                                \
+    (const char *host, int superuser, const char *remote_user, const char *own_user,               \
+     sa_family_t family),                                                                          \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
+  X(remote, watch, int, iruserok,                                                                  \
+    (uint32_t address, int superuser, const char *remote_user, const char *own_user),              \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
+  X(remote, watch, int, iruserok_af,                                                               \
+    (const void *address, int superuser, const char *remote_user, const char *own_user,            \
+     sa_family_t family),                                                                          \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
+  X(rpc, refuse, void *, clnt_create,                                                              \
+    (const char *host, unsigned long program, unsigned long version, const char *protocol),        \
+    "over TCP: EACCES")                                                                            \
+  X(rpc, refuse, void *, clnttcp_create,                                                           \
+    (struct sockaddr_in * address, unsigned long program, unsigned long version, int *fd,          \
+     unsigned int send_size, unsigned int receive_size),                                           \
+    "EACCES")                                                                                      \
+  X(rpc, refuse, void *, svctcp_create,                                                            \
+    (int fd, unsigned int send_size, unsigned int receive_size), "EACCES")                         \
+  X(rpc, refuse, void *, svcfd_create,                                                             \
+    (int fd, unsigned int send_size, unsigned int receive_size), "EACCES")                         \
+  X(rpc, refuse, void *, pmap_getmaps, (struct sockaddr_in * address), "EACCES")                   \
+  X(rpc, refuse, int, rtime,                                                                       \
+    (struct sockaddr_in * address, void *time, struct timeval *timeout), "over TCP: EACCES")       \
   X(process, watch, void, _exit, (int status), "flushes what connections owe")                     \
   X(process, watch, void, _Exit, (int status), "flushes what connections owe")                     \
   X(process, watch, int, execve,                                                                   \

@@ -151,4 +151,29 @@ int gethostbyaddr_r(const void *address, socklen_t length, int family, struct ho
   return status;
 }
 
+struct netent *getnetbyname(const char *name) {
+  NameServers servers;
+  return look_up(servers, [&] { return bound().getnetbyname(name); });
+}
+
+int getnetbyname_r(const char *name, struct netent *entry, char *buffer, size_t size,
+                   struct netent **result, int *error) {
+  NameServers servers;
+  return look_up(servers,
+                 [&] { return bound().getnetbyname_r(name, entry, buffer, size, result, error); });
+}
+
+struct netent *getnetbyaddr(uint32_t net, int type) {
+  NameServers servers;
+  return look_up(servers, [&] { return bound().getnetbyaddr(net, type); });
+}
+
+int getnetbyaddr_r(uint32_t net, int type, struct netent *entry, char *buffer, size_t size,
+                   struct netent **result, int *error) {
+  NameServers servers;
+  return look_up(servers, [&] {
+    return bound().getnetbyaddr_r(net, type, entry, buffer, size, result, error);
+  });
+}
+
 }  // extern "C"

@@ -82,10 +82,21 @@ constexpr Next unbound() noexcept {
 
 constinit Next next = unbound();
 
+// What the C library keeps for old programs only has no default version: dlsym() does not see it.
+static void *next_symbol(const char *name) noexcept {
+#if defined(__x86_64__)
+  constexpr const char *kFirstVersion = "GLIBC_2.2.5";
+#else
+  constexpr const char *kFirstVersion = "GLIBC_2.17";
+#endif
+  void *symbol = dlsym(RTLD_NEXT, name);
+  return symbol != nullptr ? symbol : dlvsym(RTLD_NEXT, name, kFirstVersion);
+}
+
 void bind_next() noexcept {
   int saved = errno;
 #define INLAY_BIND(family, disposition, type, name, parameters, note) \
-  if (void *symbol = dlsym(RTLD_NEXT, #name)) {                       \
+  if (void *symbol = next_symbol(#name)) {                            \
     next.name = reinterpret_cast<decltype(next.name)>(symbol);        \
   }
   INLAY_HOOKS(INLAY_BIND)

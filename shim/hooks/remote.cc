@@ -1,8 +1,9 @@
 // rcmd() and rexec() connect sockets of the C library's own, and send names, passwords and commands
 // over them. They cannot be protected: they run where policy lets every address of the host through
-// in the clear, and give EACCES elsewhere.
+// in the clear, and give EACCES elsewhere. These and the ruserok() family look names up, too.
 
 #include "shim/hooks/hook.h"
+#include "shim/session/look_up.h"
 
 using namespace inlay::shim;
 
@@ -32,25 +33,61 @@ extern "C" {
 int rcmd(char **host, unsigned short port, const char *own_user, const char *user,
          const char *command, int *errors) {
   if (!may_connect(host, port, AF_INET)) return fail(EACCES);
-  return bound().rcmd(host, port, own_user, user, command, errors);
+  NameServers servers;
+  return look_up(servers,
+                 [&] { return bound().rcmd(host, port, own_user, user, command, errors); });
 }
 
 int rcmd_af(char **host, unsigned short port, const char *own_user, const char *user,
             const char *command, int *errors, sa_family_t family) {
   if (!may_connect(host, port, family)) return fail(EACCES);
-  return bound().rcmd_af(host, port, own_user, user, command, errors, family);
+  NameServers servers;
+  return look_up(servers, [&] {
+    return bound().rcmd_af(host, port, own_user, user, command, errors, family);
+  });
 }
 
 int rexec(char **host, int port, const char *user, const char *password, const char *command,
           int *errors) {
   if (!may_connect(host, static_cast<unsigned short>(port), AF_INET)) return fail(EACCES);
-  return bound().rexec(host, port, user, password, command, errors);
+  NameServers servers;
+  return look_up(servers,
+                 [&] { return bound().rexec(host, port, user, password, command, errors); });
 }
 
 int rexec_af(char **host, int port, const char *user, const char *password, const char *command,
              int *errors, sa_family_t family) {
   if (!may_connect(host, static_cast<unsigned short>(port), family)) return fail(EACCES);
-  return bound().rexec_af(host, port, user, password, command, errors, family);
+  NameServers servers;
+  return look_up(servers, [&] {
+    return bound().rexec_af(host, port, user, password, command, errors, family);
+  });
+}
+
+int ruserok(const char *host, int superuser, const char *remote_user, const char *own_user) {
+  NameServers servers;
+  return look_up(servers, [&] { return bound().ruserok(host, superuser, remote_user, own_user); });
+}
+
+int ruserok_af(const char *host, int superuser, const char *remote_user, const char *own_user,
+               sa_family_t family) {
+  NameServers servers;
+  return look_up(
+      servers, [&] { return bound().ruserok_af(host, superuser, remote_user, own_user, family); });
+}
+
+int iruserok(uint32_t address, int superuser, const char *remote_user, const char *own_user) {
+  NameServers servers;
+  return look_up(servers,
+                 [&] { return bound().iruserok(address, superuser, remote_user, own_user); });
+}
+
+int iruserok_af(const void *address, int superuser, const char *remote_user, const char *own_user,
+                sa_family_t family) {
+  NameServers servers;
+  return look_up(servers, [&] {
+    return bound().iruserok_af(address, superuser, remote_user, own_user, family);
+  });
 }
 
 }  // extern "C"

@@ -91,6 +91,10 @@ bool may_name(Slot &slot, int to) noexcept {
   return false;
 }
 
+void note_refused(const char *call) noexcept {
+  report(nullptr, -1, Event::refused, Reason::unsupported_call, call);
+}
+
 void note_unsupported(Slot &slot, int fd, const char *call) noexcept {
   report(&slot, fd, Event::notice, Reason::unsupported_call, call);
 }

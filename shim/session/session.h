@@ -100,6 +100,8 @@ void refuse(Slot &slot, int fd, Refusal what, const char *detail) noexcept;
 
 // A call inlay does not support on a managed socket: one log record; the session lives on.
 void note_unsupported(Slot &slot, int fd, const char *call) noexcept;
+// A call that would make connections of its own is refused: one log record.
+void note_refused(const char *call) noexcept;
 
 // Learned names (names.cc): the process resolved `name` to this address.
 void learn_name(const char *name, const sockaddr *address, socklen_t length) noexcept;

@@ -19,7 +19,7 @@ options, command = sys.argv[1], sys.argv[2:]
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 fcntl.ioctl(udp, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 for name, text in (("resolv.conf", "nameserver 127.0.0.1\\noptions timeout:2 attempts:1 " + options + "\\n"),
-                   ("nsswitch.conf", "hosts: files dns\\n"), ("hosts", "127.0.0.9 here.faults.test\\n")):
+                   ("nsswitch.conf", "hosts: files dns\\nnetworks: files dns\\n"), ("hosts", "127.0.0.9 here.faults.test\\n")):
     own = sys.argv[0] + name
     open(own, "w").write(text)
     subprocess.run(["mount", "--bind", own, "/etc/" + name], check=True)
@@ -71,6 +71,13 @@ class Request(ctypes.Structure):
 request = Request(b"name.faults.test", None, None, None, 0)
 libc.getaddrinfo_a(0, (ctypes.POINTER(Request) * 1)(ctypes.pointer(request)), 1, None)
 ask("getaddrinfo_a", lambda: libc.gai_error(ctypes.byref(request)))
+# Of these only what they ask is watched.
+libc.getnetbyname(b"net.faults.test")
+libc.getnetbyname_r(b"net.faults.test", room, room, 0, room, room)
+libc.getnetbyaddr(127 << 24, 2)
+libc.getnetbyaddr_r(127 << 24, 2, room, room, 0, room, room)
+libc.ruserok(b"host.faults.test", 0, b"somebody", b"root")
+libc.ruserok_af(b"host.faults.test", 0, b"somebody", b"root", 2)
 print(json.dumps(found))
 """
 EAI_AGAIN = -3

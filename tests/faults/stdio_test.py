@@ -32,7 +32,7 @@ PROTECTED = ["fdopen", "fdopen before connect", "fdopen, exit without fflush", "
 # Goes nowhere: the call fails, and the connection does not end as if all had been said.
 REFUSED = ["psiginfo"]
 # The call fails, by the kernel or by inlay; the connection lives on.
-FAILS = ["rexec", "rcmd", "pwrite", "pwritev", "vmsplice", "splice", "tee", "copy_file_range", "aio_write"]
+FAILS = ["rexec", "rcmd", "Sun RPC", "Sun RPC, to serve", "pwrite", "pwritev", "vmsplice", "splice", "tee", "copy_file_range", "aio_write"]
 
 
 class Tap(Relay):

@@ -30,7 +30,25 @@
 #include <string>
 #include <string_view>
 
+#if defined(__x86_64__)
+#define FIRST_VERSION "@GLIBC_2.2.5"
+#else
+#define FIRST_VERSION "@GLIBC_2.17"
+#endif
+// As a program has them that was linked when they could be.
+asm(".symver clnttcp_create, clnttcp_create" FIRST_VERSION);
+asm(".symver svcfd_create, svcfd_create" FIRST_VERSION);
+asm(".symver xdr_wrapstring, xdr_wrapstring" FIRST_VERSION);
 extern "C" {
+struct RpcClient {
+  void *identity;
+  struct Calls {
+    int (*call)(RpcClient *, unsigned long, int (*)(void *, char **), const char **, void *, void *, timeval);
+  } *calls;
+};
+RpcClient *clnttcp_create(sockaddr_in *, unsigned long, unsigned long, int *, unsigned, unsigned);
+void *svcfd_create(int, unsigned, unsigned);
+int xdr_wrapstring(void *, char **);
 ssize_t _IO_file_write(FILE *stream, const void *data, ssize_t size);
 FILE *_IO_file_attach(FILE *stream, int fd);
 }
@@ -46,11 +64,16 @@ std::size_t g_greeting = 0;
 
 }  // namespace
 
-int dial() {
+sockaddr_in server_address() {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<std::uint16_t>(std::stoi(g_port)));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return address;
+}
+
+int dial() {
+  sockaddr_in address = server_address();
   int fd = socket(AF_INET, SOCK_STREAM, 0);
   if (connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0) _exit(3);
   return fd;
@@ -346,6 +369,23 @@ const Way kWays[] = {
                      canary(), canary(), nullptr);
        if (fd != -1 || errno != EACCES) _exit(9);
        hear_greeting(dial());
+     }},
+    {"Sun RPC",
+     [] {
+       int fd = established();
+       sockaddr_in address = server_address();
+       RpcClient *client = clnttcp_create(&address, 100000, 2, &fd, 0, 0);
+       const char *text = canary();
+       int nothing = 0;
+       if (client != nullptr) {
+         client->calls->call(client, 1, xdr_wrapstring, &text, reinterpret_cast<void *>(xdr_wrapstring),
+                             &nothing, {1, 0});
+       }
+       if (client != nullptr || errno != EACCES) _exit(9);
+     }},
+    {"Sun RPC, to serve",
+     [] {
+       if (svcfd_create(established(), 0, 0) != nullptr || errno != EACCES) _exit(9);
      }},
 
     // --- children of the C library's own making, of a program that dropped inlay's variables ---
