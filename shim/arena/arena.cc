@@ -185,35 +185,6 @@ Slot *find_in(Mapping &mapping, std::uint64_t cookie) noexcept {
   return nullptr;
 }
 
-// A helper that comes late, for the slot's last use, finds no cookie and goes.
-void initialise(Slot &slot, Local &mine, std::uint64_t cookie, State state) noexcept {
-  std::uint32_t generation = slot.generation.load(std::memory_order_relaxed);
-  std::uint32_t index = slot.index;
-  // The locks outlive the use: a helper that comes late to the slot's last one may hold them.
-  auto *bytes = reinterpret_cast<std::byte *>(&slot);
-  std::size_t from = 0;
-  for (SharedLock *lock : {&slot.life_lock, &slot.receive_lock, &slot.send_lock}) {
-    auto at = static_cast<std::size_t>(reinterpret_cast<std::byte *>(lock) - bytes);
-    clear_shared(bytes + from, at - from);
-    lock->renew();
-    from = at + sizeof(SharedLock);
-  }
-  clear_shared(bytes + from, sizeof(Slot) - from);
-  Locked life(slot.life_lock);
-  mine.reset();
-  slot.index = index;
-  slot.generation.store(generation + 1, std::memory_order_relaxed);
-  slot.receiving.head_chunk = kNoChunk;
-  slot.sending.early = Queue{};
-  slot.sending.tail = Queue{};
-  slot.rule = policy::kNoRule;
-  slot.receive_low_water.store(1, std::memory_order_relaxed);
-  slot.holders[0].descriptors.store(1, std::memory_order_relaxed);
-  slot.holders[0].who.store(this_process(), std::memory_order_relaxed);
-  slot.state.store(state, std::memory_order_relaxed);
-  slot.cookie.store(cookie, std::memory_order_release);
-}
-
 }  // namespace
 
 // Null when the arena is full.
@@ -237,7 +208,7 @@ static Slot *allocate_in(Mapping &mapping, std::uint64_t cookie, State state) no
   }
   guard.unlock();  // who frees a slot takes this one last
   Slot &slot = mapping.slots[index];
-  initialise(slot, mapping.locals[index], cookie, state);
+  begin_use(slot, mapping.locals[index], cookie, state);
   mapping.cookies[index].store(cookie, std::memory_order_release);
   return &slot;
 }
@@ -257,30 +228,11 @@ Slot *allocate_slot(std::uint64_t cookie, State state) noexcept {
   return mapping != nullptr ? allocate_in(*mapping, cookie, state) : nullptr;
 }
 
-// Another thread may be at work on a record still; with the lock the next time it finds that there is
-// nothing for it. False when a signal's handler interrupted this thread at such work: it will go on.
-static bool clear(Slot &slot) noexcept {
-  {
-    Locked guard(slot.receive_lock);
-    if (guard.reentered()) return false;
-    drop_opening(local(slot));
-    if (slot.receiving.head_chunk != kNoChunk) return_chunk(slot, slot.receiving.head_chunk);
-    std::memset(static_cast<void *>(&slot.receiving.traffic), 0, sizeof(tls::TrafficState));
-  }
-  Locked guard(slot.send_lock);
-  if (guard.reentered()) return false;
-  drop_sealing(local(slot));
-  queue_clear(slot, slot.sending.early);
-  queue_clear(slot, slot.sending.tail);
-  std::memset(static_cast<void *>(&slot.sending.traffic), 0, sizeof(tls::TrafficState));
-  return true;
-}
-
 void free_slot(Slot &slot) noexcept {
   Mapping &mapping = mapping_of(slot);
   const std::uint32_t index = index_of(mapping, slot);
   mapping.cookies[index].store(0, std::memory_order_release);
-  if (!clear(slot)) return;
+  if (!end_use(slot)) return;
   slot.state.store(State::free, std::memory_order_relaxed);
   slot.cookie.store(0, std::memory_order_release);
   Locked guard(mapping.header->lock);

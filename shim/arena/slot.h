@@ -27,6 +27,8 @@
 
 namespace inlay::shim {
 
+struct Local;
+
 enum class State : std::uint32_t {
   free = 0,
   connecting,   // TCP is not up yet
@@ -128,5 +130,12 @@ inline void clear_shared(void *from, std::size_t length) noexcept {
   }
 }
 static_assert(alignof(Slot) >= 8 && sizeof(Slot) % 8 == 0 && sizeof(SharedLock) % 8 == 0);
+
+// A slot's next use begins. A helper that comes late, for its last one, finds no cookie and goes.
+void begin_use(Slot &slot, Local &mine, std::uint64_t cookie, State state) noexcept;
+// Its use ends: keys and bytes go. Another thread may be at work on a record still; with the lock the next
+// time it finds that there is nothing for it. False when a signal's handler interrupted this thread at such
+// work: it will go on.
+bool end_use(Slot &slot) noexcept;
 
 }  // namespace inlay::shim
