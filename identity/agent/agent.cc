@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,7 @@
 #include "identity/agent/workload_api.h"
 #include "identity/agent/workload_api_source.h"
 #include "identity/agent_address.h"
+#include "identity/agent_protocol.h"
 #include "identity/rpc/service_manager.h"
 
 namespace inlay::identity::agent {
@@ -67,6 +69,14 @@ policy::UniqueFd signals() {
   // Before there are threads: they inherit it.
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   return policy::UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+// Where libinlay.so writes what it has to say in programs of any user: root alone can make it. Not
+// for an agent whose socket is elsewhere.
+void make_log_folder(const std::string &socket) {
+  constexpr const char *kFolder = "/run/inlay/log";
+  if (geteuid() != 0 || socket != kAgentSocket) return;
+  if (mkdir(kFolder, 0700) == 0) chmod(kFolder, 01777);  // mkdir obeys the umask
 }
 
 tl::expected<std::unique_ptr<Source>, std::string> open_source(const Config &config,
@@ -323,6 +333,7 @@ int run_agent(const std::string &config_file, const std::vector<uid_t> &owners) 
     if (!opened) return complain(opened.error());
     listener.emplace(*std::move(opened));
   }
+  make_log_folder(listener->path());
   const std::string log_file = config->log_file;
   Agent agent(*std::move(config), owners, *std::move(source), *std::move(listener), descriptors);
   if (auto opened = agent.log().open(log_file); !opened) return complain(opened.error());

@@ -168,6 +168,9 @@ class SystemUnit(unittest.TestCase):
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
         self.assertIn(f"3 entries of {DOMAIN}", self.machine.property("inlay-agent.service", "StatusText"))
 
+    def test_programs_of_every_user_have_a_place_for_their_logs(self):
+        self.assertEqual(self.machine.do("stat", "--format=%a %U", "/run/inlay/log"), "1777 root\n")
+
     def test_a_reload_reaches_it(self):
         self.machine.systemctl("reload", "inlay-agent.service")
         until(lambda: "reloaded: 3 entries" in self.machine.journal("inlay-agent.service"), "a word about the reload")
