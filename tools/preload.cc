@@ -1,11 +1,17 @@
 #include "tools/preload.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+
+#include "policy/trusted_file.h"
 
 namespace inlay::tools {
 namespace {
@@ -23,6 +29,21 @@ bool is_sanitizer(std::string_view path) {
     if (name.substr(0, prefix.size()) == prefix) return true;
   }
   return false;
+}
+
+// Why the loader could not map it, "" when it can: it says so and goes on without what it cannot
+// preload, and the program would run in the clear. A mount with noexec (NoExecPaths= of a unit) is
+// one reason.
+std::string mapping_error(const std::string &path) {
+  const policy::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return std::strerror(errno);
+  void *const page = ::mmap(nullptr, 1, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd.get(), 0);
+  if (page == MAP_FAILED) {
+    return errno == EPERM ? "may not be executed there (a mount with noexec, NoExecPaths=)"
+                          : std::strerror(errno);
+  }
+  ::munmap(page, 1);
+  return {};
 }
 
 }  // namespace
@@ -44,6 +65,9 @@ tl::expected<std::string, std::string> find_library() {
     if (path.find_first_of(" :") != std::string::npos) {
       return tl::make_unexpected(
           path + ": a space or colon in its path keeps it from being preloaded; move it");
+    }
+    if (const std::string why = mapping_error(path); !why.empty()) {
+      return tl::make_unexpected(path + ": " + why);
     }
     return path;
   }
