@@ -13,7 +13,7 @@ SplitWords split_command(const std::vector<std::string> &words) {
     }
     if (word.empty() || word[0] != '-') break;
     split.own.push_back(word);
-    bool takes_value = word == "--config" || word == "--config-owner";
+    bool takes_value = word == "--config" || word == "--config-owner" || word == "--argv0";
     if (takes_value && i + 1 < words.size() && words[i + 1] != "--") {
       split.own.push_back(words[++i]);
     }

@@ -14,5 +14,6 @@ void add_policy_command(const Command &root);
 void add_ca_command(const Command &root);
 void add_agent_command(const Command &root);
 void add_status_command(const Command &root);
+void add_enable_commands(const Command &root);  // enable and disable
 
 }  // namespace inlay::tools

@@ -40,7 +40,8 @@ Options:
   --config FILE        as for inlay run
   --config-owner UID   as for inlay run
   --json               one JSON object: command, path, chain, machine, loader, library, config,
-                       identity, notes, strict, protected, verdict
+                       identity, notes, strict, protected, hindered_by (program, library, config or
+                       identity; "" for nothing), verdict
 
 Example:
   inlay doctor --config redis.toml redis-server
@@ -66,13 +67,19 @@ struct Report {
   std::string agent;  // what it says, where the identity is from one
   std::vector<Caution> cautions;
 
-  // The first thing that keeps the command from being protected; "" when nothing does.
-  std::string hindrance() const {
-    if (!program_error.empty()) return program_error;
-    if (!program->obstacle.empty()) return program->chain.back() + " " + program->obstacle;
-    for (const std::string *error : {&library_error, &config_error, &identity_error}) {
-      if (!error->empty()) return *error;
+  // The first thing that keeps the command from being protected; both "" when nothing does.
+  struct Hindrance {
+    std::string by;
+    std::string why;
+  };
+  Hindrance hindrance() const {
+    if (!program_error.empty()) return {"program", program_error};
+    if (!program->obstacle.empty()) {
+      return {"program", program->chain.back() + " " + program->obstacle};
     }
+    if (!library_error.empty()) return {"library", library_error};
+    if (!config_error.empty()) return {"config", config_error};
+    if (!identity_error.empty()) return {"identity", identity_error};
     return {};
   }
 };
@@ -191,7 +198,7 @@ std::string_view text(policy::Mode mode) {
 }
 
 std::string verdict(const Report &report) {
-  std::string hindrance = report.hindrance();
+  const std::string hindrance = report.hindrance().why;
   if (!hindrance.empty()) return "will not be protected: " + hindrance;
   auto careful = [](const Caution &caution) { return caution.severity == Severity::caution; };
   auto count = std::count_if(report.cautions.begin(), report.cautions.end(), careful);
@@ -286,7 +293,8 @@ void print_json(const Report &report) {
          {"objects", caution.objects}});
   }
   out["strict"] = effects_of_strict(report);
-  out["protected"] = report.hindrance().empty();
+  out["protected"] = report.hindrance().by.empty();
+  out["hindered_by"] = report.hindrance().by;
   out["verdict"] = verdict(report);
   fmt::print("{}\n", out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace));
 }
@@ -302,7 +310,7 @@ void doctor(const Options &options, const std::vector<std::string> &command) {
   } else {
     print_human(report);
   }
-  if (!report.hindrance().empty()) throw Exit{kExitFailed};
+  if (!report.hindrance().by.empty()) throw Exit{kExitFailed};
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ Commands:
   ca       make a development authority, issue identities; run the authority of many machines
   agent    start the node agent, where inlay-agent is installed
   enroll   make this machine a member of an authority's trust domain; leave takes that back
+  enable   put a systemd service under inlay; disable takes that back
   status   show what the agent knows: identities, when they renew, what is wrong
 
 Example: a development authority, an identity, a program that uses it
@@ -67,6 +68,7 @@ int main(int argc, char **argv) {
   add_ca_command(root);
   add_agent_command(root);
   add_status_command(root);
+  add_enable_commands(root);
   if (command.empty() && words.empty()) {
     complain("no command given; see inlay --help");
     return kExitUsage;

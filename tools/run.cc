@@ -46,6 +46,7 @@ Options:
                         from making TCP sockets; sudo, ping and others that live on set-user-ID or
                         file capabilities gain no privilege then, in all that COMMAND starts
   --allow-unprotected   start the command even if inlay cannot get into it (static, set-user-ID, …)
+  --argv0 NAME          what the command is told its own name is
   --config-owner UID    a further user who may own the configuration and its folders; repeatable
 
 Examples:
@@ -67,6 +68,7 @@ struct Options {
   std::vector<uid_t> owners;
   bool strict = false;
   bool allow_unprotected = false;
+  std::string argv0;
 };
 
 [[noreturn]] void fail(int code, const std::string &message) {
@@ -182,7 +184,9 @@ void run(const Options &options, const std::vector<std::string> &command) {
     auto contained = contain();
     if (!contained) fail(kExitInlayFailed, contained.error());
   }
-  become(program->path, command);
+  std::vector<std::string> words = command;
+  if (!options.argv0.empty()) words[0] = options.argv0;
+  become(program->path, std::move(words));
 }
 
 }  // namespace
@@ -193,6 +197,7 @@ void add_run_command(const Command &root) {
   command.option("--config", options->config);
   command.flag("--strict", options->strict);
   command.flag("--allow-unprotected", options->allow_unprotected);
+  command.option("--argv0", options->argv0);
   command.option("--config-owner", options->owners);
   command.callback([options] { run(*options, command_words()); });
 }

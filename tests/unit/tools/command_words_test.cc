@@ -23,6 +23,7 @@ TEST_CASE("everything from the command on belongs to it") {
       {{"--config", "--", "a"}, {"--config"}, {"a"}},
       {{"--config"}, {"--config"}, {}},
       {{"--config-owner", "5", "--", "a", "--", "b"}, {"--config-owner", "5"}, {"a", "--", "b"}},
+      {{"--argv0", "-sh", "sh"}, {"--argv0", "-sh"}, {"sh"}},
       {{"--", "--weird"}, {}, {"--weird"}},
       {{"", "a"}, {}, {"", "a"}},
   };
