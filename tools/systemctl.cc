@@ -6,10 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <string_view>
 
 #include "policy/trusted_file.h"
@@ -40,6 +42,14 @@ long number(std::string_view text) {
   long value = 0;
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
+}
+
+std::string folder_of_units(bool of_user) {
+  if (!of_user) return "/etc/systemd/system";
+  const char *const config = ::secure_getenv("XDG_CONFIG_HOME");
+  if (config != nullptr && *config == '/') return std::string(config) + "/systemd/user";
+  const char *const home = ::secure_getenv("HOME");
+  return std::string(home == nullptr ? "" : home) + "/.config/systemd/user";
 }
 
 }  // namespace
@@ -155,13 +165,20 @@ std::string Systemctl::last_words(const std::string &name) const {
 }
 
 std::string Systemctl::drop_in_folder(const std::string &name) const {
-  if (!of_user_) return fmt::format("/etc/systemd/system/{}.d", name);
-  const char *const config = ::secure_getenv("XDG_CONFIG_HOME");
-  const char *const home = ::secure_getenv("HOME");
-  const std::string base = config != nullptr && *config == '/'
-                               ? config
-                               : std::string(home == nullptr ? "" : home) + "/.config";
-  return fmt::format("{}/systemd/user/{}.d", base, name);
+  return fmt::format("{}/{}.d", folder_of_units(of_user_), name);
+}
+
+std::vector<std::string> units_with_drop_in(bool of_user, std::string_view name) {
+  std::vector<std::string> units;
+  std::error_code error;
+  for (const auto &entry : std::filesystem::directory_iterator(folder_of_units(of_user), error)) {
+    const std::filesystem::path &folder = entry.path();
+    if (folder.extension() == ".d" && ::access((folder / name).c_str(), F_OK) == 0) {
+      units.push_back(folder.stem());
+    }
+  }
+  std::sort(units.begin(), units.end());
+  return units;
 }
 
 }  // namespace inlay::tools

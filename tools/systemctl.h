@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
@@ -42,6 +43,9 @@ class Systemctl {
 
   bool of_user_;
 };
+
+// The units, of the system or of this user, that have a drop-in of this name.
+std::vector<std::string> units_with_drop_in(bool of_user, std::string_view name);
 
 // Runs a command: its exit code (127: it is not there) and what it wrote.
 struct Output {

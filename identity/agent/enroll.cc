@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
+#include <pwd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -133,6 +134,11 @@ tl::expected<bool, std::string> write_config(const std::string &path, std::strin
   return true;
 }
 
+std::string own_name() {
+  const passwd *const entry = ::getpwuid(::geteuid());
+  return entry == nullptr ? "" : entry->pw_name;
+}
+
 bool systemd_runs() { return ::access("/run/systemd/system", F_OK) == 0; }
 
 // The exit code; its output goes where ours does.
@@ -216,7 +222,13 @@ int enroll(const EnrollOptions &options) {
   }
   const bool by_systemd = options.start && *written && options.config.empty() && systemd_runs();
   if (by_systemd && systemctl({"enable", "--now", "inlay-agent.service"}) == 0) {
-    fmt::print("  the agent runs, and starts with the machine\nnext: inlay status\n");
+    const std::string user = own_name();
+    const bool with_machine =
+        is_root() || ::access(("/var/lib/systemd/linger/" + user).c_str(), F_OK) == 0;
+    fmt::print("  the agent runs, and starts with the {}\n", with_machine ? "machine" : "session");
+    if (!with_machine)
+      fmt::print("next: loginctl enable-linger {}  (or it ends with the session)\n", user);
+    fmt::print("{}inlay status\n", with_machine ? "next: " : "      ");
   } else {
     fmt::print("next: inlay agent --config {} &\n      inlay status\n", config);
   }

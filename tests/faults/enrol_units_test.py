@@ -101,7 +101,13 @@ class Enrolment(unittest.TestCase):
         until(lambda: self.machine.run("inlay", "status").returncode == 0, "the agent is ready once more")
         self.talk()
 
-        self.assertIn("has left", self.machine.do("inlay", "leave"))
+        self.machine.unit("sleeper.service", "[Service]\nExecStart=/usr/bin/sleep infinity\n")
+        self.machine.do("inlay", "enable", "--yes", "sleeper")
+        left = self.machine.run("inlay", "leave")
+        self.assertIn("has left", left.stdout)
+        self.assertIn("inlay disable sleeper.service", left.stderr)
+        self.machine.do("inlay", "disable", "--yes", "sleeper")
+        self.machine.path("/etc/systemd/system/sleeper.service").unlink()
         self.assertEqual(self.files(), before)
         for unit in ("inlay-agent.service", "inlay-agent.socket"):
             self.assertEqual(self.machine.property(unit, "ActiveState"), "inactive", unit)
@@ -112,13 +118,20 @@ class Enrolment(unittest.TestCase):
               "alice's own systemd")
         before = self.files()
         out = self.machine.do("inlay", "enroll", URL, input=self.token("alice"), user="alice")
-        self.assertIn("the agent runs", out)
+        self.assertIn("the agent runs, and starts with the machine\n", out)
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState", user="alice"), "active")
         self.machine.reboot()
         until(lambda: self.machine.run("inlay", "status", user="alice").returncode == 0, "it is there after a reboot")
         self.assertIn("has left", self.machine.do("inlay", "leave", user="alice"))
         self.assertEqual(self.files(), before)
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState", user="alice"), "inactive")
+
+    def test_a_user_who_does_not_linger_is_told_that_the_agent_ends_with_the_session(self):
+        self.machine.do("useradd", "--create-home", "bob")
+        self.machine.systemctl("start", f"user@{self.machine.user('bob').pw_uid}.service")
+        out = self.machine.do("inlay", "enroll", URL, input=self.token("bob"), user="bob")
+        self.assertIn("the agent runs, and starts with the session\n", out)
+        self.assertIn("loginctl enable-linger bob", out)
 
 
 if __name__ == "__main__":
