@@ -15,6 +15,7 @@
 #include "identity/agent_address.h"
 #include "identity/agent_client.h"
 #include "identity/file.h"
+#include "policy/trusted_file.h"
 #include "tools/drop_in.h"
 #include "tools/exec_line.h"
 #include "tools/preload.h"
@@ -114,6 +115,14 @@ void examine(const std::string &inlay, const std::string &config, const Account 
     if (note.value("severity", "") != "caution") continue;
     command.cautions.push_back(
         fmt::format("{}: {}", note.value("about", ""), note.value("text", "")));
+  }
+}
+
+// Whoever may change what the service starts from now on may do what the service may.
+void judge_files(const SandboxNeeds &needs, ServicePlan &plan) {
+  for (const std::string *path : {&needs.command, &needs.library}) {
+    const auto opened = policy::open_trusted(*path, {});
+    if (!opened) plan.refusals.push_back(fmt::format("{}: {}", *path, opened.error()));
   }
 }
 
@@ -237,6 +246,7 @@ tl::expected<ServicePlan, std::string> plan_service(const Systemctl &systemd,
       *settings, needs,
       parse_system_call_groups(output_of({"systemd-analyze", "--no-pager", "syscall-filter"}).out));
   plan.refusals = sandbox.refusals;
+  judge_files(needs, plan);
   judge_order(plan.unit, plan.path, plan);
 
   DropIn drop_in{

@@ -13,16 +13,31 @@ constexpr std::string_view kService = "Service";
 
 // What libinlay.so and `inlay run` call at start, for a handshake and for data, beyond what every
 // program does that has a connection.
-constexpr std::array kCalls = {
-    "clone3",      "clone",      "close",        "connect",    "dup3",        "epoll_create1",
-    "epoll_ctl",   "epoll_wait", "epoll_pwait",  "eventfd2",   "execve",      "faccessat",
-    "fchmodat",    "fcntl",      "fstat",        "ftruncate",  "futex",       "geteuid",
-    "getpeername", "getrandom",  "getsockname",  "getsockopt", "gettid",      "ioctl",
-    "lseek",       "madvise",    "memfd_create", "mkdirat",    "mmap",        "mprotect",
-    "munmap",      "newfstatat", "openat",       "ppoll",      "prctl",       "pread64",
-    "prlimit64",   "read",       "readlinkat",   "recvfrom",   "recvmsg",     "rt_sigprocmask",
-    "sendmsg",     "sendto",     "setsockopt",   "shutdown",   "sigaltstack", "socket",
-    "write"};
+constexpr std::array kCalls = {"clone3",         "clone",
+                               "close",          "connect",
+                               "dup3",           "epoll_create1",
+                               "epoll_ctl",      "epoll_wait",
+                               "epoll_pwait",    "eventfd2",
+                               "execve",         "faccessat",
+                               "fchmodat",       "fcntl",
+                               "fstat",          "ftruncate",
+                               "futex",          "geteuid",
+                               "getpeername",    "getrandom",
+                               "getsockname",    "getsockopt",
+                               "gettid",         "ioctl",
+                               "lseek",          "madvise",
+                               "memfd_create",   "mkdirat",
+                               "mmap",           "mprotect",
+                               "munmap",         "newfstatat",
+                               "openat",         "ppoll",
+                               "prctl",          "pread64",
+                               "prlimit64",      "process_vm_readv",
+                               "read",           "readlinkat",
+                               "recvfrom",       "recvmsg",
+                               "rt_sigprocmask", "sendmsg",
+                               "sendto",         "setsockopt",
+                               "shutdown",       "sigaltstack",
+                               "socket",         "write"};
 
 std::string without_marks(std::string_view path) {
   while (path.starts_with('-') || path.starts_with('+')) path.remove_prefix(1);

@@ -65,6 +65,7 @@ class Enable(unittest.TestCase):
     def setUpClass(cls):
         cls.machine = Machine()
         cls.addClassCleanup(cls.machine.close)
+        cls.started_by = f"{cls.machine.installed('bin/inlay')} run --config unix:///run/inlay/agent.sock"
         for folder in ("/var/lib/redis", "/var/log/redis"):
             cls.machine.make_folder(folder, "redis")
         cls.machine.make_folder("/var/log/nginx")
@@ -113,7 +114,7 @@ class Enable(unittest.TestCase):
         before = self.files()
 
         out = self.machine.do("inlay", "enable", "--dry-run", "redis")  # an alias
-        self.assertIn("+ ExecStart=/usr/local/bin/inlay run --config unix:///run/inlay/agent.sock -- "
+        self.assertIn(f"+ ExecStart={self.started_by} -- "
                       "/usr/bin/redis-server /etc/redis/redis.conf --supervised systemd --daemonize no\n", out)
         self.assertIn("runs, and will be started anew", out)
         unasked = self.machine.run("inlay", "enable", "redis-server", input="")
@@ -127,6 +128,9 @@ class Enable(unittest.TestCase):
         self.assertNotIn("PONG", self.plain(*ping))
         self.machine.systemctl("restart", "redis-server.service")
         self.assertEqual(self.protected(*ping), "PONG\n")
+        self.machine.reboot()
+        self.assertEqual(self.protected(*ping), "PONG\n")
+        self.assertNotIn("PONG", self.plain(*ping))
         self.machine.do("inlay", "disable", "--yes", "redis-server")
         self.machine.do("inlay", "enable", "--strict", "--yes", "redis-server")
         self.assertEqual(self.protected(*ping), "PONG\n")
@@ -268,6 +272,36 @@ policy = "policy.toml"
         self.machine.do("inlay", "disable", "--user", "--yes", "greeter", user="alice")
         until(lambda: self.machine.run(*read, user="alice").stdout == "welcome\n", "it greets as before")
         self.assertEqual(sorted(self.machine.path("/home/alice/.config/systemd").rglob("*")), before)
+
+    def test_it_asks_on_a_terminal(self):
+        self.service("greeter-3.service", "ExecStart=/usr/bin/sleep infinity\n")
+        before = self.files()
+        for answer, code in (("n\n", 1), ("\n", 1), ("y\n", 0)):
+            self.assertEqual(self.files(), before)
+            done = self.machine.run("script", "--quiet", "--return", "--echo", "never", "--command",
+                                    "inlay enable greeter-3", "/dev/null", input=answer)
+            self.assertIn("Go on? [y/N]", done.stdout)
+            self.assertEqual(done.returncode, code, done.stdout)
+        self.machine.do("inlay", "disable", "--yes", "greeter-3")
+        self.assertEqual(self.files(), before)
+
+    def test_an_upgrade_that_changes_the_command_is_taken_over_by_enabling_again(self):
+        self.service("greeter-4.service", "ExecStart=/usr/bin/sleep 1000\n")
+        self.machine.do("inlay", "enable", "--yes", "greeter-4")
+        self.service("greeter-4.service", "ExecStart=/usr/bin/sleep 2000\n")
+        out = self.machine.do("inlay", "enable", "--yes", "greeter-4")
+        self.assertIn(f"- ExecStart={self.started_by} -- /usr/bin/sleep 1000\n",
+                      out)
+        self.assertIn(f"+ ExecStart={self.started_by} -- /usr/bin/sleep 2000\n",
+                      out)
+        self.machine.do("inlay", "disable", "--yes", "greeter-4")
+
+    def test_what_others_may_change_starts_no_service(self):
+        self.service("greeter-5.service", "ExecStart=/usr/bin/sleep infinity\n")
+        library = next(self.machine.path("installed" + self.machine.prefix).rglob("libinlay.so"))
+        library.chmod(0o777)
+        self.addCleanup(library.chmod, 0o755)
+        self.assertIn("libinlay.so", self.refused("greeter-5"))
 
     def test_for_programs(self):
         self.service("greeter-2.service", "ExecStart=/usr/bin/sleep infinity\nExecReload=/bin/kill -HUP $MAINPID\n")
