@@ -26,6 +26,7 @@
 #include "identity/certificate.h"
 #include "identity/crl.h"
 #include "identity/file.h"
+#include "identity/memory.h"
 #include "identity/verify.h"
 
 namespace inlay::identity {
@@ -220,8 +221,10 @@ tl::expected<Loaded, SourceError> load_from(Reader &reader, const FilePaths &pat
 }
 
 tl::expected<Loaded, SourceError> load(const FilePaths &paths, const Memory *memory = nullptr) {
+  const MemoryWatch watch;
   Reader reader(memory);
   auto loaded = load_from(reader, paths);
+  if (watch.ran_out()) throw std::bad_alloc();
   // What is remembered may be old by now: the reason is that nothing newer could be read.
   if (!loaded && !reader.first_error().empty()) return error(reader.first_error());
   return loaded;

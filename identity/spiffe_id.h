@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -28,25 +29,26 @@ std::string_view sentence(SpiffeIdError error) noexcept;
 class SpiffeId {
  public:
   static tl::expected<SpiffeId, SpiffeIdError> parse(std::string_view uri);
-  // Copied, never moved from: a moved-from string would leave an invalid ID behind.
-  SpiffeId(const SpiffeId &) = default;
-  SpiffeId &operator=(const SpiffeId &) = default;
+  // Copied, never moved from, which would leave an invalid ID behind; and without memory, since
+  // tl::expected ends the process where a copy throws.
+  SpiffeId(const SpiffeId &) noexcept = default;
+  SpiffeId &operator=(const SpiffeId &) noexcept = default;
 
   std::string_view trust_domain() const noexcept {
-    return std::string_view(uri_).substr(kSchemeLength, trust_domain_length_);
+    return std::string_view(*uri_).substr(kSchemeLength, trust_domain_length_);
   }
   // "" for a trust domain's own ID, else starts with "/".
   std::string_view path() const noexcept {
-    return std::string_view(uri_).substr(kSchemeLength + trust_domain_length_);
+    return std::string_view(*uri_).substr(kSchemeLength + trust_domain_length_);
   }
-  const std::string &uri() const noexcept { return uri_; }
-  bool operator==(const SpiffeId &) const = default;
+  const std::string &uri() const noexcept { return *uri_; }
+  bool operator==(const SpiffeId &other) const noexcept { return *uri_ == *other.uri_; }
 
  private:
   static constexpr std::size_t kSchemeLength = 9;  // "spiffe://"
   SpiffeId(std::string_view uri, std::size_t trust_domain_length)
-      : uri_(uri), trust_domain_length_(trust_domain_length) {}
-  std::string uri_;
+      : uri_(std::make_shared<const std::string>(uri)), trust_domain_length_(trust_domain_length) {}
+  std::shared_ptr<const std::string> uri_;
   std::size_t trust_domain_length_;
 };
 

@@ -10,6 +10,7 @@
 #include "identity/certificate.h"
 #include "identity/crl.h"
 #include "identity/extensions.h"
+#include "identity/memory.h"
 
 namespace inlay::identity {
 namespace {
@@ -383,8 +384,12 @@ tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) * ch
                                                        const BundleSet &bundles, std::time_t now,
                                                        PathRecord *record) {
   const ErrorMark mark;
+  const MemoryWatch watch;
   try {
-    return verify(chain, bundles, now, record);
+    auto id = verify(chain, bundles, now, record);
+    // An extension that restricts it, or a CRL that names it, may have been passed over.
+    if (watch.ran_out()) return tl::unexpected(VerifyFailure{VerifyError::internal, {}});
+    return id;
   } catch (const std::bad_alloc &) {
     return tl::unexpected(VerifyFailure{VerifyError::internal, {}});
   }
@@ -392,10 +397,12 @@ tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) * ch
 
 std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &bundle) {
   const ErrorMark mark;
+  const MemoryWatch watch;
   const bool trusted = std::any_of(
       bundle.authorities.begin(), bundle.authorities.end(), [&](const X509Ptr &authority) {
         return public_key_digest(authority.get()) == record.authority;
       });
+  if (watch.ran_out()) throw std::bad_alloc();
   if (!trusted) return VerifyError::untrusted;
   const std::unique_ptr<ASN1_INTEGER, OpensslDelete<ASN1_INTEGER_free>> serial(ASN1_INTEGER_new());
   if (record.serial_length == 0 || serial == nullptr ||
@@ -411,6 +418,7 @@ std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &b
   for (const auto *crls : {&bundle.crls, &bundle.crls_of_intermediates}) {
     if (std::any_of(crls->begin(), crls->end(), names_it)) return VerifyError::revoked;
   }
+  if (watch.ran_out()) throw std::bad_alloc();
   return std::nullopt;
 }
 

@@ -70,7 +70,7 @@ tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) * ch
 
 // Whether what a peer of `bundle`'s trust domain was verified by still stands: `untrusted` when the
 // authority has left the bundle, `revoked` when a CRL names the leaf. Dates do not count: an SVID
-// that expires alone ends no session.
+// that expires alone ends no session. Throws std::bad_alloc when that cannot be told.
 std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &bundle);
 
 // The rules for the leaf alone (X509-SVID §4 and §5.2): all that can be said without a bundle and

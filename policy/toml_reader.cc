@@ -23,7 +23,8 @@ void parser_lost() { throw ParserLost(); }
 
 bool TomlReader::parse_text(std::string_view text, toml::table *out) {
   try {
-    toml::parse_result parsed = toml::parse(text, file_);
+    // Without the file's name, for which the parser needs memory where it may not throw.
+    toml::parse_result parsed = toml::parse(text);
     if (!parsed) {
       const toml::parse_error &error = parsed.error();
       return fail(error.source(), fmt::format("not TOML: {}", error.description()));

@@ -1,7 +1,9 @@
 #include <openssl/err.h>
 
 #include <array>
+#include <new>
 
+#include "identity/memory.h"
 #include "tls/credentials_state.h"
 #include "tls/handshake_context.h"
 
@@ -73,12 +75,14 @@ tl::expected<std::shared_ptr<const Credentials>, std::string> Credentials::make(
     std::shared_ptr<const identity::Material> material) try {
   if (material == nullptr) return tl::unexpected(std::string("no identity material"));
   ERR_clear_error();
+  const identity::MemoryWatch watch;
   auto state = std::make_unique<State>();
   state->context.reset(SSL_CTX_new_ex(identity::library_context(), nullptr, TLS_method()));
-  if (state->context == nullptr || !set_protocol(state->context.get()))
-    return tl::unexpected(last_error("cannot set up TLS 1.3"));
-  if (!set_identity(state->context.get(), material->svid))
-    return tl::unexpected(last_error("cannot use the SVID and its key for TLS"));
+  const bool set_up = state->context != nullptr && set_protocol(state->context.get());
+  const bool usable = set_up && set_identity(state->context.get(), material->svid);
+  if (watch.ran_out()) throw std::bad_alloc();  // OpenSSL may call it a key that does not match
+  if (!set_up) return tl::unexpected(last_error("cannot set up TLS 1.3"));
+  if (!usable) return tl::unexpected(last_error("cannot use the SVID and its key for TLS"));
   state->material = std::move(material);
   return std::shared_ptr<const Credentials>(new Credentials(std::move(state)));
 } catch (...) {

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "identity/memory.h"
 #include "tls/credentials_state.h"
 #include "tls/fiber.h"
 #include "tls/handshake_context.h"
@@ -66,6 +67,7 @@ struct Handshake::State final : Signatory {
   BIO *output = nullptr;  // owned by ssl
   Progress progress = Progress::need_input;
   bool started = false;
+  bool starved = false;   // an allocation of it was refused
   std::size_t taken = 0;  // bytes of the peer, all calls
   std::size_t wanted = kHeaderLength;
   OtherClient other = OtherClient::refused;
@@ -103,13 +105,19 @@ struct Handshake::State final : Signatory {
                    std::vector<std::uint8_t> &out);
   template <typename Step>
   Progress attempt(Step go) noexcept {
+    const identity::MemoryWatch watch;
     try {
-      return go();
-    } catch (...) {  // out of memory; the message has no heap part
-      failure = HandshakeFailure{HandshakeError::internal, {}, {}, {}};
-      ssl.reset();
-      return progress = Progress::failed;
+      go();
+    } catch (...) {  // bad_alloc
+      starved = true;
+      progress = Progress::failed;
     }
+    starved = starved || watch.ran_out();
+    if (progress != Progress::failed) return progress;
+    // What else it looks like is OpenSSL's guess. Without words: they might need memory.
+    if (starved) failure = HandshakeFailure{HandshakeError::out_of_memory, {}, {}, {}};
+    ssl.reset();
+    return progress;
   }
   std::optional<std::vector<std::uint8_t>> sign(SignatureRequest asked) noexcept override;
   std::optional<int> run_libssl() noexcept;
@@ -154,7 +162,7 @@ Handshake::Progress Handshake::State::step(std::vector<std::uint8_t> &out) {
   const std::optional<int> shaken = run_libssl();
   if (!shaken) {
     if (fiber.suspended()) return progress = Progress::need_signature;
-    return fail(HandshakeError::internal, "out of memory");
+    return fail(HandshakeError::out_of_memory, {});
   }
   const int result = SSL_get_error(ssl.get(), *shaken);
   const std::size_t out_before = out.size();
@@ -245,7 +253,7 @@ Handshake::State::Taken Handshake::State::take_first(std::span<const std::uint8_
   if (meeting == Meeting::as_client) return Taken::dropped;
   context.role = Role::server;
   if (open_ssl()) return Taken::feeds;
-  fail(HandshakeError::internal, "out of memory");
+  fail(HandshakeError::out_of_memory, {});
   return Taken::over;
 }
 
@@ -260,7 +268,7 @@ Handshake::Progress Handshake::State::finish_with_itself() {
   for (const auto &certificate : own.chain)
     if (chain == nullptr ||
         X509_add_cert(chain.get(), certificate.get(), X509_ADD_FLAG_UP_REF) != 1)
-      return fail(HandshakeError::internal, "out of memory");
+      return fail(HandshakeError::out_of_memory, {});
   auto peer = identity::verify_x509_svid(chain.get(), context.material->bundles, std::time(nullptr),
                                          &context.peer_path);
   if (!peer) return fail(HandshakeFailure{HandshakeError::certificate, {}, peer.error(), {}});
@@ -310,7 +318,7 @@ Handshake::Progress Handshake::State::advance(std::span<const std::uint8_t> byte
       if (first == Taken::dropped) continue;
     }
     if (BIO_write(input, rest.data(), static_cast<int>(length)) != static_cast<int>(length))
-      return fail(HandshakeError::internal, "out of memory");
+      return fail(HandshakeError::out_of_memory, {});
     consumed += length;
     taken += length;
     if (step(out) != Progress::need_input) return progress;

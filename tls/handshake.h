@@ -64,6 +64,7 @@ enum class HandshakeError : std::uint8_t {
   protocol,  // any other violation
   own_svid_expired,
   no_signature,  // whoever holds this workload's key did not sign
+  out_of_memory,
   internal,
 };
 std::string_view sentence(HandshakeError error) noexcept;

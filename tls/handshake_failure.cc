@@ -35,6 +35,7 @@ HandshakeError error_of(int reason) noexcept {
     case SSL_R_PACKET_LENGTH_TOO_LONG:
       return HandshakeError::record_overflow;
     case ERR_R_MALLOC_FAILURE:
+      return HandshakeError::out_of_memory;
     case ERR_R_INTERNAL_ERROR:
       return HandshakeError::internal;
     default:
@@ -72,6 +73,8 @@ std::string_view sentence(HandshakeError error) noexcept {
       return "this workload's own SVID has expired";
     case HandshakeError::no_signature:
       return "the agent did not sign for this workload";
+    case HandshakeError::out_of_memory:
+      return "there was no memory for the handshake";
     case HandshakeError::internal:
       return "inlay met a state it does not know";
   }
@@ -84,8 +87,7 @@ HandshakeFailure classify(const HandshakeContext &context, const SSL *ssl, int r
   const char *text = ERR_reason_error_string(code);
   HandshakeFailure failure;
   if (context.out_of_memory) {
-    failure.error = HandshakeError::internal;
-    failure.detail = "out of memory";
+    failure.error = HandshakeError::out_of_memory;
   } else if (context.no_signature) {
     failure.error = HandshakeError::no_signature;
     failure.detail = *context.no_signature;

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <new>
 
+#include "identity/memory.h"
 #include "shim/arena/kernel.h"
 
 namespace inlay::shim::boot {
@@ -131,6 +132,16 @@ bool refill(std::size_t index) noexcept {
   return true;
 }
 
+void *allocate_small(std::size_t size) noexcept {
+  std::size_t index = class_of(size);
+  g_heap.lock.acquire();
+  Free *block = g_heap.free[index];
+  if (block == nullptr && refill(index)) block = g_heap.free[index];
+  if (block != nullptr) g_heap.free[index] = block->next;
+  g_heap.lock.release();
+  return block;
+}
+
 std::size_t room_of(void *block) noexcept {
   Chunk *chunk = chunk_of(block);
   if (chunk->mapped != 0) return chunk->mapped - kHeaderSize;
@@ -152,13 +163,8 @@ void openssl_release(void *block, const char *, int) { release(block); }
 }  // namespace
 
 void *allocate(std::size_t size) noexcept {
-  if (size > kLargest) return allocate_large(size);
-  std::size_t index = class_of(size);
-  g_heap.lock.acquire();
-  Free *block = g_heap.free[index];
-  if (block == nullptr && refill(index)) block = g_heap.free[index];
-  if (block != nullptr) g_heap.free[index] = block->next;
-  g_heap.lock.release();
+  void *block = size > kLargest ? allocate_large(size) : allocate_small(size);
+  if (block == nullptr) identity::note_refused_allocation();
   return block;
 }
 

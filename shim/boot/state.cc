@@ -171,6 +171,7 @@ void load_policy(const PolicySource &source) noexcept try {
   log_error(*live);
 } catch (const std::bad_alloc &) {
   // policy() stays null: everything fails closed.
+  start_log("");
 }
 
 }  // namespace inlay::shim::boot

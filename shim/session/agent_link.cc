@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
 #include <unordered_map>
 #include <utility>
 
 #include "identity/certificate.h"
+#include "identity/memory.h"
 #include "policy/snapshot.h"
 #include "shim/arena/kernel.h"
 #include "shim/boot/log.h"
@@ -60,7 +62,8 @@ bool waits_for_identity(const Task &task) noexcept {
   return task.agent_since_ns != 0 && task.handshake == nullptr;
 }
 
-void lose(Link &link, std::string trouble) {
+// The connection is no more, or is of no more use; another one is tried after a while.
+void leave(Link &link) noexcept {
   link.connection.close();
   link.attached = false;
   link.attach_request = 0;
@@ -70,6 +73,10 @@ void lose(Link &link, std::string trouble) {
   link.retry_at_ns = monotonic_ns() + link.retry_after_ns;
   for (auto &[request, task] : link.signatures) task->signature_request = 0;
   link.signatures.clear();
+}
+
+void lose(Link &link, std::string trouble) {
+  leave(link);
   link.trouble = link.socket + ": " + std::move(trouble);  // may throw
 }
 
@@ -165,14 +172,17 @@ void adopt_policy(const std::string &block) {
 
 void adopt(Link &link, const identity::AgentSnapshot &snapshot,
            const identity::SnapshotAnswer &answer) {
+  const identity::MemoryWatch watch;
   link.known = {};  // until it is taken in
   link.credentials.reset();
-  link.reason = Reason::agent_refused;
+  link.reason = Reason::none;
   adopt_policy(snapshot.policy);
   const policy::Policy *policy = boot::policy();
   link.accepts_stale_crls = policy != nullptr && policy->identity.accept_stale_crl;
   auto bundles = bundles_of(snapshot, link.accepts_stale_crls);
   auto svid = svid_of(snapshot);
+  if (watch.ran_out()) throw std::bad_alloc();  // what is wrong with them may be that
+  link.reason = Reason::agent_refused;
   if (bundles && !svid) {  // what it trusts still counts for open sessions
     link.bundles = std::make_shared<const identity::BundleSet>(*std::move(bundles));
     note_news();
@@ -185,6 +195,10 @@ void adopt(Link &link, const identity::AgentSnapshot &snapshot,
   auto material =
       std::make_shared<const identity::Material>(*std::move(svid), *std::move(bundles), 0u);
   auto credentials = tls::Credentials::make(material);
+  if (watch.ran_out()) {
+    link.reason = Reason::none;
+    throw std::bad_alloc();
+  }
   if (!credentials) {
     link.why = credentials.error();
     return log_trouble(link.reason, link.why);
@@ -350,8 +364,7 @@ void attend_agent_link() noexcept {
   try {
     take_all(*g_link);
   } catch (...) {  // no memory for a frame: its end is not known any more
-    close_agent_link();
-    g_link->retry_at_ns = monotonic_ns() + kRetryLastNs;
+    leave(*g_link);
   }
 }
 

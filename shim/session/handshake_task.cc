@@ -82,6 +82,8 @@ Reason reason_of(const tls::HandshakeFailure &failure, Reason judged) noexcept {
       return Reason::agent_refused;
     case E::protocol:
       return Reason::protocol_violation;
+    case E::out_of_memory:
+      return Reason::out_of_resources;
     default:
       return Reason::internal_error;
   }
@@ -91,6 +93,7 @@ std::string detail_of(const tls::HandshakeFailure &failure) {
   if (failure.error == tls::HandshakeError::alert_received && failure.alert) {
     return std::string(tls::name(*failure.alert));
   }
+  if (failure.error == tls::HandshakeError::out_of_memory) return "no memory for a handshake";
   if (failure.verify && !failure.verify->detail.empty()) return failure.verify->detail;
   return failure.detail;
 }

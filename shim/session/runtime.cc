@@ -2,9 +2,11 @@
 
 #include <cstring>
 #include <ctime>
+#include <new>
 #include <utility>
 
 #include "identity/file_source.h"
+#include "identity/memory.h"
 #include "shim/arena/arena.h"
 #include "shim/boot/log.h"
 #include "shim/boot/state.h"
@@ -42,10 +44,7 @@ identity::FilePaths paths_of(const policy::Policy &policy) {
   return paths;
 }
 
-void refresh(Identity &identity) {
-  std::int64_t now = monotonic_ns();
-  if (identity.looked_ns != 0 && now - identity.looked_ns < kLookEveryNs) return;
-  identity.looked_ns = now;
+void look_at_files(Identity &identity) {
   identity.source.refresh();
   std::shared_ptr<const identity::Material> material = identity.source.current();
   if (material == nullptr) {
@@ -62,6 +61,17 @@ void refresh(Identity &identity) {
   identity.material = std::move(material);
   boot::log_own_id(identity.material->svid.id.uri());
   note_own_id(identity.material->svid.id.uri());
+}
+
+void refresh(Identity &identity) {
+  std::int64_t now = monotonic_ns();
+  if (identity.looked_ns != 0 && now - identity.looked_ns < kLookEveryNs) return;
+  identity.looked_ns = now;
+  const identity::MemoryWatch watch;
+  look_at_files(identity);
+  if (!watch.ran_out()) return;
+  identity.looked_ns = 0;  // the next one may have memory
+  if (identity.credentials == nullptr) throw std::bad_alloc();
 }
 
 }  // namespace

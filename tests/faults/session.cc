@@ -4,6 +4,7 @@
 //   session client PORT TEXT         sends TEXT, reads it back, ends
 //   session server TEXT              says its port, sends back what comes
 //   session polling-client ..., polling-server ...     the same without ever blocking but in poll()
+//   session single-client ..., single-server ...       one connection
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -21,6 +22,7 @@
 namespace {
 
 bool g_polling = false;
+int g_connections = 2;
 
 struct Result {
   std::string step = "none";
@@ -168,10 +170,12 @@ int main(int count, char **words) {
   if (role.starts_with("polling-")) {
     g_polling = true;
     role.remove_prefix(8);
+  } else if (role.starts_with("single-")) {
+    g_connections = 1;
+    role.remove_prefix(7);
   }
   if (role == "client" && count == 4) {
-    connection_out(std::atoi(words[2]), words[3]);
-    connection_out(std::atoi(words[2]), words[3]);
+    for (int i = 0; i < g_connections; ++i) connection_out(std::atoi(words[2]), words[3]);
     return 0;
   }
   if (role != "server" || count != 3) return 2;
@@ -188,8 +192,7 @@ int main(int count, char **words) {
   }
   std::printf("{\"port\": %d}\n", ntohs(address.sin_port));
   std::fflush(stdout);
-  connection_in(listener, words[2]);
-  connection_in(listener, words[2]);
+  for (int i = 0; i < g_connections; ++i) connection_in(listener, words[2]);
   close(listener);
   return 0;
 }

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "identity/memory.h"
+
 namespace boot = inlay::shim::boot;
 
 namespace {
@@ -138,4 +140,13 @@ TEST_CASE("a child forked while other threads allocate can allocate") {
   }
   stop = true;
   busy.join();
+}
+
+TEST_CASE("a request that is not served is noted for whoever judges by what OpenSSL says") {
+  const inlay::identity::MemoryWatch watch;
+  void *served = boot::allocate(100);
+  CHECK_FALSE(watch.ran_out());
+  CHECK(boot::allocate(SIZE_MAX) == nullptr);
+  CHECK(watch.ran_out());
+  boot::release(served);
 }

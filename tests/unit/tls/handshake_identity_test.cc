@@ -230,7 +230,7 @@ TEST_CASE("a judge or verification that throws fails the handshake, not the proc
     Ends ends(role, good_peer(role), [](const auto &) -> bool { throw std::bad_alloc(); });
     converse(ends.ours, ends.peer);
     CHECK(ends.ours.failed());
-    CHECK(ends.ours.error() == HandshakeError::internal);
+    CHECK(ends.ours.error() == HandshakeError::out_of_memory);
   }
 }
 

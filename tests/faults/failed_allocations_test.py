@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Each allocation of a session's life fails once: those of inlay, of the C++ library in it and of its OpenSSL, at the start of
+the process, in the handshakes of two connections, in what they carry, at their end. And all fail from that one on.
+
+A connection that cannot be had for it ends with an errno that inlay gives, and a reason in the log; or nothing happens. Never a
+crash, a hang, a wrong byte, a byte in the clear, or a descriptor that is left over.
+
+There are some 22,000 for each end. INLAY_FULL=1 takes more of them; ALL=1 takes each, in half an hour."""
+
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from failure_support import Failures, Run, World
+from support import BUILD, FOLDER, INLAY
+
+STARVED = BUILD / "tests" / "faults" / "libstarved.so"
+# Primes: what is asked for in turns is met in all of them.
+STRIDE = 1 if os.environ.get("ALL") == "1" else 31 if os.environ.get("INLAY_FULL") == "1" else 211
+AT_START = 150  # so many, and each takes another way
+EVER = 2**64 - 1
+DIET = struct.Struct("=QQQ")  # as starved_heap.cc has it
+
+
+def setUpModule():
+    global world
+    world = World()
+
+
+class Starved(Run):
+    """One run of the program, which does not get what it asks for from the `first` to the `last` time."""
+
+    def __init__(self, role, first=0, last=0):
+        diet = FOLDER / "diet"
+        diet.write_bytes(DIET.pack(first, last, 0))
+        super().__init__(world, role, env={"LD_PRELOAD": str(STARVED), "INLAY_STARVED": str(diet),
+                                           "INLAY_CONFIG": str(world.config[role.rpartition("-")[2]])})
+        self.asked = DIET.unpack(diet.read_bytes())[2]
+
+
+class FailedAllocations(Failures):
+    def check(self, run, may_last=False):
+        self.check_ending(run)
+        self.check_connections(run, "ENOMEM")
+        bad = run.bad()
+        if bad and not run.reasons():
+            # Without a policy the log it names is not known.
+            kept = subprocess.run([INLAY, "log", str(run.pid), "--json"], capture_output=True, text=True, check=True)
+            self.assertIn("policy-unreadable", kept.stdout, "no reason")
+        if not may_last:
+            self.assertLess(len(bad), 2, "what failed once fails for ever")
+
+    def sweep(self, role):
+        run = Starved(role)
+        self.check(run)
+        self.assertEqual(run.bad(), [])
+        # Tables and a policy that are not there at the start are not made later; and what OpenSSL does once in a process, it
+        # does not try again.
+        before_second = Starved("single-" + role).asked
+        self.assertGreater(run.asked, before_second + 1000)
+        for first in sorted({*range(1, AT_START), *range(1, run.asked + 1, STRIDE)}):
+            with self.subTest(role=role, first=first):
+                self.check(Starved(role, first, first), may_last=first <= before_second)
+        for first in range(1, run.asked + 1, STRIDE * 5):
+            with self.subTest(role=role, first=first, last="ever"):
+                self.check(Starved(role, first, EVER), may_last=True)
+
+    def test_client(self):
+        self.sweep("client")
+
+    def test_server(self):
+        self.sweep("server")
+
+
+if __name__ == "__main__":
+    unittest.main(warnings="ignore")
