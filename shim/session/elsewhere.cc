@@ -92,12 +92,9 @@ std::uint64_t cookie_to_find(int fd) noexcept {
 Slot *join_known(std::uint64_t cookie, int fd) noexcept {
   Slot *slot = arena_count() == 0 ? nullptr : claim_slot(cookie, fd);
   if (slot == nullptr) return nullptr;
-  if (is_foreign_arena(arena_of(*slot))) {
-    // Its owner may be ending it just now.
-    return join_living(*slot, fd, is_sound(*slot) ? cookie : 0) ? slot : nullptr;
-  }
-  join_session(*slot, fd);
-  return slot;
+  // Another process that has it may be ending it just now.
+  const bool sound = !is_foreign_arena(arena_of(*slot)) || is_sound(*slot);
+  return join_living(*slot, fd, sound ? cookie : 0) ? slot : nullptr;
 }
 
 Slot *join_from(std::uint32_t process, int fd) noexcept {

@@ -7,6 +7,7 @@
 #include "shim/arena/process.h"
 #include "shim/session/handshake_task.h"
 #include "shim/session/internal.h"
+#include "shim/session/socket_facts.h"
 
 namespace inlay::shim {
 namespace {
@@ -78,7 +79,11 @@ void apply_low_water(Slot &slot, int fd) noexcept {
     needed = fewest_bytes(slot, wanted);
   }
   int low_water = static_cast<int>(std::clamp<std::int64_t>(needed, 1, INT_MAX));
-  kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water));
+  if (kernel::set_option(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water)) == 0) return;
+  // A BPF program of the control group may say no: whoever waits would never see what comes.
+  if (int_option(fd, SOL_SOCKET, SO_RCVLOWAT, INT_MAX) > low_water) {
+    fail_closed(slot, fd, policy::Reason::out_of_resources, "the kernel refuses SO_RCVLOWAT");
+  }
 }
 
 }  // namespace inlay::shim

@@ -175,6 +175,28 @@ int connect_again(Slot &slot, int fd, const sockaddr *address, socklen_t length,
   return result;
 }
 
+int unread(int fd) noexcept {
+  int bytes = 0;
+  kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&bytes));
+  return bytes;
+}
+
+// A TCP socket without a peer: never connected, or a connection that another process ended. What had
+// come by then is nobody's, unless it may have been in the clear.
+Slot *without_peer(int fd) noexcept {
+  if (unread(fd) > 0) {
+    const policy::Policy *policy = current_policy();
+    const std::optional<Endpoint> here = own_end(fd).endpoint;
+    if (policy == nullptr || !here ||
+        policy::decide(*policy, policy::InboundQuery{*here}).mode != Mode::plaintext) {
+      refuse_connected(fd, Direction::none, Reason::inherited_unknown, policy::kNoRule, "");
+      return current_session(fd);
+    }
+  }
+  set_descriptor_word(fd, kSocket);
+  return nullptr;
+}
+
 // A connected socket that came without a session: inherited over exec, passed by a process without
 // inlay, or made by a call no hook sees. `connected_here`: seen before it was connected, so nobody
 // else began on it.
@@ -186,10 +208,7 @@ Slot *adopt(int fd, bool connected_here = false) noexcept {
     return current_session(fd);
   }
   std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
-  if (!here || !there) {
-    set_descriptor_word(fd, kSocket);
-    return nullptr;
-  }
+  if (!here || !there) return without_peer(fd);
   if (policy == nullptr) {
     refuse_connected(fd, Direction::none, Reason::policy_unreadable, policy::kNoRule, "");
     return current_session(fd);
@@ -320,9 +339,7 @@ static Slot *probe_beyond_table(int fd) noexcept {
   std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
   if (!here || !there) {
     // Ended by an earlier look: what had come by then is nobody's.
-    int unread = 0;
-    kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
-    return unread > 0 ? &closing_session() : nullptr;
+    return unread(fd) > 0 ? &closing_session() : nullptr;
   }
   if (Slot *slot = find_slot(cookie_of(fd))) {
     fail_closed(*slot, fd, Reason::out_of_resources, kBeyondTable);
@@ -372,7 +389,7 @@ Slot *probe_descriptor(int fd) noexcept {
     if (found == nullptr && is_connection(fd)) {
       found = adopt(fd, was_unconnected);
     } else if (found == nullptr) {
-      set_descriptor_word(fd, kSocket);
+      found = without_peer(fd);
     }
   }
   errno = saved;

@@ -20,8 +20,11 @@ from support import BUILD, FOLDER, INLAY
 
 FAILING = BUILD / "tests" / "faults" / "failing"
 FULL = os.environ.get("INLAY_FULL") == "1"
-ROLES = ("client", "server", "polling-client", "polling-server")
-SAMPLE = 29  # without INLAY_FULL every so many-th of all cases, each role another one
+ALONE = ("client", "server", "polling-client", "polling-server")
+OTHERS = ("tuned-client", "tuned-server", "forked-client", "forked-server", "shared-client", "passed-client", "passed-server",
+          "executed-client", "spawned-client")
+# Every so many-th of all cases is tried, in each role another one.
+STRIDE = {role: 1 if FULL else 29 for role in ALONE} | {role: 11 if FULL else 151 for role in OTHERS}
 
 # How calls fail in practice, by name (man 2). What is not here cannot fail, or does not matter.
 MEMORY, NUMBERS = ("from=ENOMEM", "error=ENOMEM"), ("error=EMFILE", "from=EMFILE", "error=ENFILE", "error=ENOMEM")
@@ -30,7 +33,7 @@ WAYS = {
     "accept": ("error=EAGAIN", "error=ECONNABORTED", *NUMBERS), "accept4": ("error=ECONNABORTED", *NUMBERS),
     "brk": ("error=ENOMEM",), "clone": ("error=EAGAIN", "from=EAGAIN", *MEMORY),
     "clone3": ("error=EAGAIN", "from=EAGAIN", "error=ENOSYS", *MEMORY),
-    "close": ("after=EINTR", "after=EIO"), "connect": ("after=EINTR", "error=ECONNREFUSED", "error=EADDRNOTAVAIL"),
+    "close": ("after=EINTR", "after=EIO"), "execve": ("error=ENOMEM", "error=EACCES", "error=E2BIG"), "connect": ("after=EINTR", "error=ECONNREFUSED", "error=EADDRNOTAVAIL"),
     "dup": NUMBERS, "epoll_create1": NUMBERS, "epoll_ctl": ("error=ENOMEM", "from=ENOMEM", "error=ENOSPC"),
     "epoll_pwait": ("error=EINTR",), "eventfd2": NUMBERS, "faccessat": ("error=EACCES",),
     "fcntl": ("error=EMFILE", "from=EMFILE", "error=EINVAL"), "fstat": MEMORY,
@@ -38,7 +41,7 @@ WAYS = {
     "futex": ("error=EAGAIN", "error=EINTR"), "getdents64": ("error=EIO",), "getpeername": ("error=ENOBUFS", "from=ENOBUFS"),
     "getrandom": ("error=EAGAIN", "error=EINTR", "from=ENOSYS"), "getsockname": ("error=ENOBUFS", "from=ENOBUFS"),
     "getsockopt": ("error=ENOBUFS", "from=ENOBUFS", "error=EACCES"), "ioctl": ("error=ENOMEM", "from=EACCES"),
-    "lseek": ("error=EIO",),
+    "lseek": ("error=EIO",), "kill": ("error=EPERM",), "pidfd_open": NUMBERS, "pidfd_getfd": ("error=EPERM", *NUMBERS),
     "madvise": ("error=EAGAIN", "from=EINVAL"), "memfd_create": (*NUMBERS, "from=ENOSYS"), "mkdirat": ("error=ENOSPC",),
     "mmap": MEMORY, "mprotect": MEMORY, "mremap": MEMORY, "munlock": MEMORY, "munmap": ("error=ENOMEM",),
     "newfstatat": ("error=ENOMEM", "error=EACCES"), "openat": (*NUMBERS, "error=EACCES", "error=EINTR"),
@@ -47,7 +50,9 @@ WAYS = {
     "prlimit64": ("error=EPERM", "from=EPERM"), "process_vm_readv": ("error=EPERM", "from=EPERM"),
     "read": ("error=EINTR", "error=EAGAIN", "error=EIO", "short=1", "short=7"), "readlinkat": ("error=EACCES", "error=ENOMEM"),
     "readv": MOVES, "recvfrom": MOVES, "recvmsg": MOVES, "sendmsg": MOVES, "sendto": MOVES,
-    "shutdown": ("error=ENOTCONN",),
+    "setsockopt": ("error=EPERM", "from=EPERM"), "shutdown": ("error=ENOTCONN",), "socketpair": NUMBERS,
+    "vfork": ("error=EAGAIN",), "wait4": ("error=EINTR",), "dup2": ("error=EBUSY",), "dup3": ("error=EBUSY",),
+    "epoll_wait": ("error=EINTR",),
     "sigaltstack": ("error=ENOMEM",), "socket": NUMBERS, "statx": MEMORY, "unlinkat": ("error=EACCES",),
     "write": ("error=EINTR", "error=EAGAIN", "error=ENOSPC", "short=1"), "writev": MOVES,
 }
@@ -109,7 +114,7 @@ class FailedCalls(Failures):
         cases = [(call, number, how) for call, count in counts.items() for how in WAYS.get(call, ())
                  for number in range(1, count + 1)]
         for at, (call, number, how) in enumerate(cases):
-            if not FULL and (at + ROLES.index(role)) % SAMPLE != 0:
+            if (at + list(STRIDE).index(role)) % STRIDE[role] != 0:
                 continue
             with self.subTest(role=role, call=call, number=number, how=how):
                 self.check(Failing(role, call, number, how))
@@ -125,6 +130,10 @@ class FailedCalls(Failures):
 
     def test_polling_server(self):
         self.sweep("polling-server")
+
+    def test_in_other_processes_and_with_options(self):
+        for role in OTHERS:
+            self.sweep(role)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,9 @@ namespace {
 #define INLAY_CALLS(X)                                                                            \
   X(accept)                                                                                       \
   X(accept4)                                                                                      \
-  X(brk) X(clone) X(clone3) X(close) X(connect) X(dup) X(dup2) X(dup3) X(epoll_create1)           \
-      X(epoll_ctl) X(epoll_pwait) X(epoll_wait) X(eventfd2) X(faccessat) X(fchmodat) X(fcntl)     \
+  X(brk)                                                                                          \
+  X(clone) X(clone3) X(close) X(connect) X(dup) X(dup2) X(dup3) X(epoll_create1) X(epoll_ctl)     \
+      X(epoll_pwait) X(epoll_wait) X(eventfd2) X(execve) X(faccessat) X(fchmodat) X(fcntl)        \
           X(flock) X(fork) X(fstat) X(ftruncate) X(futex) X(getdents64) X(getpeername)            \
               X(getrandom) X(getsockname) X(getsockopt) X(ioctl) X(kill) X(listen) X(lseek)       \
                   X(madvise) X(memfd_create) X(mkdirat) X(mmap) X(mprotect) X(mremap) X(munlock)  \

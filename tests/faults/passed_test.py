@@ -10,7 +10,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from support import (CANARY, FOLDER, GREETING, PATIENCE, PYTHON, Relay, ServerVictim, Victim, config_text, issue,
+from support import (CANARY, FOLDER, GREETING, INLAY, PATIENCE, PYTHON, Relay, ServerVictim, Victim, config_text, issue,
                      records, until)
 
 NOBODY = 65534
@@ -150,6 +150,24 @@ class Passing(unittest.TestCase):
         self.assertEqual(receiver.reason(self.relay.port), "inherited-unknown")
         passer.stop()
         self.assert_never_in_the_clear()
+
+    def test_what_is_left_in_a_connection_that_has_ended_is_nobodys(self):
+        """The kernel knows no peer of it any more, but bytes: those of somebody who has proved nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as peer:
+            ended, _ = listener.accept()
+            with ended:
+                peer.sendall(CANARY)
+                peer.shutdown(socket.SHUT_WR)
+                ended.shutdown(socket.SHUT_WR)
+                until(lambda: ended.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x07", "its end")
+                config = FOLDER / "ended.toml"
+                config.write_text(config_text(SERVER_ID))
+                program = ("import errno, os, socket, sys\n"
+                           "try: print(socket.socket(fileno=int(sys.argv[1])).recv(100))\n"
+                           "except OSError as error: print(errno.errorcode[error.errno])")
+                done = subprocess.run([INLAY, "run", "--config", config, "--", PYTHON, "-c", program, str(ended.fileno())],
+                                      pass_fds=[ended.fileno()], capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual((done.stdout, done.stderr), ("ECONNRESET\n", ""))
 
     def test_memory_that_only_has_the_name_of_an_arena_is_passed_over(self):
         sealed = os.memfd_create("inlay-arena", os.MFD_ALLOW_SEALING)
