@@ -68,7 +68,7 @@ int serve_command(const std::vector<std::string> &words) {
 
   ServerSettings settings;
   settings.listen = state.config.listen;
-  settings.service = {.trust_domain = state.config.trust_domain,
+  settings.issuing = {.trust_domain = state.config.trust_domain,
                       .node_lifetime = state.config.node_lifetime,
                       .svid_lifetime = state.config.svid_lifetime,
                       .jwt_lifetime = state.config.jwt_lifetime};

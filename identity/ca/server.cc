@@ -31,6 +31,7 @@ struct Server::State {
   const ServerSettings settings;
   const ServerHost host;
   std::unique_ptr<InForceKeeper> keeper;
+  std::unique_ptr<Issuing> issuing;
   std::unique_ptr<EnrolmentService> service;
   std::unique_ptr<grpc::Server> grpc;
   std::unique_ptr<rpc::TlsServer> tls;
@@ -93,13 +94,14 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
       InForceKeeper::open(it->host.store, it->host.seal, it->settings.in_force, it->host.note);
   if (!keeper) return tl::unexpected(keeper.error());
   it->keeper = std::move(*keeper);
+  it->issuing =
+      std::make_unique<Issuing>(IssuingHost{.store = it->host.store,
+                                            .in_force = [it] { return it->keeper->now(); },
+                                            .audit = it->host.audit,
+                                            .now = [] { return std::time(nullptr); }},
+                                it->settings.issuing);
   it->service = std::make_unique<EnrolmentService>(
-      ServiceHost{.store = it->host.store,
-                  .in_force = [it] { return it->keeper->now(); },
-                  .peer = [it](const std::string &peer) { return it->tls->peer(peer); },
-                  .audit = it->host.audit,
-                  .now = [] { return std::time(nullptr); }},
-      it->settings.service);
+      *it->issuing, [it](const std::string &peer) { return it->tls->peer(peer); });
   grpc::ServerBuilder builder;
   builder.RegisterService(it->service.get());
   builder.SetMaxReceiveMessageSize(kMaxRequest);

@@ -16,7 +16,7 @@ namespace inlay::identity::ca {
 
 struct ServerSettings {
   std::vector<std::string> listen;  // "0.0.0.0:8443"
-  ServiceSettings service;
+  IssuingSettings issuing;
   InForceSettings in_force;
   WebEndpoints::Settings web;
   std::vector<FederationSettings> federations;

@@ -96,6 +96,7 @@ struct TokenUse {
   std::string hostname;
   std::string address;
   std::time_t now = 0;
+  std::string node = {};  // which the token must be for; "" = any
 };
 // Why a token does not count. For the audit log: whoever came is told one thing for all.
 enum class TokenRefusal : std::uint8_t { unknown, expired, used };

@@ -52,7 +52,10 @@ tl::expected<Enrolled, TokenRefusal> judge_again(Statements &run, const TokenUse
       run("SELECT node, expires_at, used_at, used_key FROM tokens"
           " WHERE secret_digest = $1",
           {blob(use.secret_digest)});
-  if (rows.empty()) return tl::unexpected(TokenRefusal::unknown);
+  // A good secret with another's name is a guess, too.
+  if (rows.empty() || (!use.node.empty() && rows[0].text(0) != use.node)) {
+    return tl::unexpected(TokenRefusal::unknown);
+  }
   const bool same_key = !rows[0].null(2) && rows[0].bytes(3) == use.key_digest;
   if (!rows[0].null(2) && !same_key) return tl::unexpected(TokenRefusal::used);
   if (rows[0].number(1) <= use.now) return tl::unexpected(TokenRefusal::expired);
@@ -84,8 +87,8 @@ Stored<tl::expected<Enrolled, TokenRefusal>> Store::enroll(const TokenUse &use) 
     // that is still unused.
     const Rows spent =
         run("UPDATE tokens SET used_at = $2, used_key = $3 WHERE secret_digest = $1"
-            " AND used_at IS NULL AND expires_at > $2 RETURNING node",
-            {blob(use.secret_digest), cell(use.now), blob(use.key_digest)});
+            " AND used_at IS NULL AND expires_at > $2 AND $4 IN ('', node) RETURNING node",
+            {blob(use.secret_digest), cell(use.now), blob(use.key_digest), cell(use.node)});
     if (run.failed()) return Outcome(Enrolled{});
     if (spent.empty()) return judge_again(run, use);
     const std::string node = spent[0].text(0);

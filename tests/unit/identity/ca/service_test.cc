@@ -62,7 +62,7 @@ class Issuer {
   void start(std::string listen = "127.0.0.1:0") {
     ServerSettings settings;
     settings.listen = {std::move(listen)};
-    settings.service.trust_domain = kDomain;
+    settings.issuing.trust_domain = kDomain;
     settings.in_force.rotation.trust_domain = kDomain;
     auto started = Server::start(settings, {.store = *store,
                                             .seal = *seal,

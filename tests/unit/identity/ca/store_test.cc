@@ -147,6 +147,23 @@ TEST_CASE_TEMPLATE("a token: unknown, expired, used, and once more with the same
   CHECK(node->enrolled_at == kNow + 1);
 }
 
+TEST_CASE_TEMPLATE("a token that comes with another node's name is not spent", Kept, Sqlite,
+                   Postgres) {
+  const Kept kept;
+  Store store = open(kept);
+  give_token(store, 's', "web-1");
+  TokenUse tried = use('s', 'k');
+  for (const char *name : {"web-2", "web", "WEB-1", "web-1"}) {
+    tried.node = name;
+    const auto enrolled = store.enroll(tried);
+    REQUIRE(enrolled);
+    CHECK(enrolled->has_value() == (tried.node == "web-1"));
+    if (!*enrolled) CHECK(enrolled->error() == TokenRefusal::unknown);
+  }
+  tried.node = "web-2";  // nor once it is
+  CHECK(!store.enroll(tried)->has_value());
+}
+
 TEST_CASE_TEMPLATE("a revoked node is out: its SVIDs, its tokens, used or not", Kept, Sqlite,
                    Postgres) {
   const Kept kept;
