@@ -1,5 +1,6 @@
 #include "identity/authority.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -97,8 +98,17 @@ X509Ptr make_root(std::string_view trust_domain, EVP_PKEY *key, std::time_t now,
   return made ? reread(root.get()) : nullptr;
 }
 
+bool is_address(const std::string &host) {
+  std::array<unsigned char, 16> bytes;
+  return ::inet_pton(AF_INET, host.c_str(), bytes.data()) == 1 ||
+         ::inet_pton(AF_INET6, host.c_str(), bytes.data()) == 1;
+}
+
 X509Ptr new_leaf(const SpiffeId &id, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
-                 std::time_t not_before, std::time_t not_after) {
+                 std::time_t not_before, std::time_t not_after,
+                 std::span<const std::string> hosts) {
+  std::string names = "critical,URI:" + id.uri();
+  for (const std::string &host : hosts) names += (is_address(host) ? ",IP:" : ",DNS:") + host;
   X509Ptr leaf(X509_new_ex(library_context(), nullptr));
   X509 *const certificate = leaf.get();
   const bool made =
@@ -113,7 +123,7 @@ X509Ptr new_leaf(const SpiffeId &id, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issu
       add_extension(certificate, issuer, NID_authority_key_identifier, "keyid:always") &&
       // Critical, for the subject is empty: RFC 5280 §4.1.2.6. No character of a SPIFFE ID has a
       // meaning in this syntax.
-      add_extension(certificate, issuer, NID_subject_alt_name, "critical,URI:" + id.uri()) &&
+      add_extension(certificate, issuer, NID_subject_alt_name, names) &&
       sign_certificate(certificate, issuer_key);
   return made ? reread(certificate) : nullptr;
 }
@@ -276,7 +286,7 @@ tl::expected<Authority, AuthorityError> Authority::create_intermediate(
 
 tl::expected<X509Ptr, AuthorityError> Authority::make_leaf(
     const SpiffeId &id, EVP_PKEY *key, std::time_t now, std::time_t lifetime,
-    std::array<std::uint8_t, 32> *root) const {
+    std::span<const std::string> hosts, std::array<std::uint8_t, 32> *root) const {
   if (id.trust_domain() != trust_domain()) {
     return error(
         fmt::format("{} is not of this authority's trust domain {}", id.uri(), trust_domain()));
@@ -292,7 +302,8 @@ tl::expected<X509Ptr, AuthorityError> Authority::make_leaf(
                     "shorter time or make a new authority",
                     time_text(not_after_)));
   }
-  X509Ptr leaf = new_leaf(id, key, certificate_.get(), key_.get(), now - kBackdate, now + lifetime);
+  X509Ptr leaf =
+      new_leaf(id, key, certificate_.get(), key_.get(), now - kBackdate, now + lifetime, hosts);
   if (!leaf) return error("OpenSSL could not make the SVID");
   auto proved = prove(leaf, certificate_, above_, anchors_, trust_domain(), now);
   if (!proved) return tl::unexpected(proved.error());
@@ -306,7 +317,7 @@ tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, st
   const PkeyPtr key = make_authority_key();
   if (!key) return error("OpenSSL could not make the SVID");
   std::array<std::uint8_t, 32> root{};
-  const auto leaf = make_leaf(id, key.get(), now, lifetime, &root);
+  const auto leaf = make_leaf(id, key.get(), now, lifetime, {}, &root);
   if (!leaf) return tl::unexpected(leaf.error());
   IssuedSvid issued{to_pem(leaf->get()), to_pem(key.get()), now + lifetime};
   if (issued.chain_pem.empty() || issued.key_pem.empty()) return error("out of memory");
@@ -314,22 +325,17 @@ tl::expected<IssuedSvid, AuthorityError> Authority::issue(const SpiffeId &id, st
 }
 
 tl::expected<SignedSvid, AuthorityError> Authority::sign(const SpiffeId &id, EVP_PKEY *key,
-                                                         std::time_t now,
-                                                         std::time_t lifetime) const {
+                                                         std::time_t now, std::time_t lifetime,
+                                                         std::span<const std::string> hosts) const {
   const ErrorMark mark;
   if (const std::string weakness = key_weakness(key); !weakness.empty()) {
     return error(fmt::format("the key is {}: make one on P-256", weakness));
   }
   SignedSvid made;
-  const auto leaf = make_leaf(id, key, now, lifetime, &made.root);
+  const auto leaf = make_leaf(id, key, now, lifetime, hosts, &made.root);
   if (!leaf) return tl::unexpected(leaf.error());
   made.chain.push_back(certificate_der(leaf->get()));
-  if (X509_self_signed(certificate_.get(), 0) != 1) {
-    made.chain.push_back(certificate_der(certificate_.get()));
-  }
-  for (const X509Ptr &certificate : above_) {
-    made.chain.push_back(certificate_der(certificate.get()));
-  }
+  for (std::string &der : between()) made.chain.push_back(std::move(der));
   made.serial = serial_text(leaf->get());
   made.not_after = now + lifetime;
   return made;
@@ -342,6 +348,14 @@ const X509 *Authority::root() const {
     return X509_verify(last, X509_get0_pubkey(anchor.get())) == 1;
   });
   return found == anchors_.end() ? nullptr : found->get();
+}
+
+std::vector<std::string> Authority::between() const {
+  std::vector<std::string> out;
+  if (X509_self_signed(certificate_.get(), 0) != 1)
+    out.push_back(certificate_der(certificate_.get()));
+  for (const X509Ptr &certificate : above_) out.push_back(certificate_der(certificate.get()));
+  return out;
 }
 
 std::string Authority::certificate_pem() const { return to_pem(certificate_.get()); }

@@ -83,8 +83,11 @@ class Authority {
 
   // A leaf as issue() makes them, for a key whose other half is elsewhere. Nothing in it comes from
   // whoever asked but that key, which must be of a kind that peers accept.
+  // `hosts`: names and addresses of the machine, beside the SPIFFE ID: for clients that judge by
+  // those. Letters, digits, dots and dashes, or an IP address.
   tl::expected<SignedSvid, AuthorityError> sign(const SpiffeId &id, EVP_PKEY *key, std::time_t now,
-                                                std::time_t lifetime) const;
+                                                std::time_t lifetime,
+                                                std::span<const std::string> hosts = {}) const;
 
   // DER; a complete one (RFC 5280 §5) for what this authority has signed.
   tl::expected<std::string, AuthorityError> make_crl(std::span<const RevokedSerial> revoked,
@@ -98,6 +101,8 @@ class Authority {
   // when there is none.
   const X509 *root() const;
   std::time_t not_after() const noexcept { return not_after_; }
+  // What lies between a leaf and the root, DER: its own certificate first, unless it is a root.
+  std::vector<std::string> between() const;
   std::string certificate_pem() const;
   std::string key_pem() const;  // PKCS#8; the caller cleanses it
 
@@ -105,6 +110,7 @@ class Authority {
   Authority(SpiffeId id, X509Ptr certificate, PkeyPtr key, std::time_t not_after);
   tl::expected<X509Ptr, AuthorityError> make_leaf(const SpiffeId &id, EVP_PKEY *key,
                                                   std::time_t now, std::time_t lifetime,
+                                                  std::span<const std::string> hosts,
                                                   std::array<std::uint8_t, 32> *root) const;
 
   SpiffeId id_;  // of the trust domain

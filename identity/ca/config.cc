@@ -81,6 +81,18 @@ Value<std::string> parse_workload_id(std::string_view text) {
   return tl::unexpected(fmt::format("\"{}\" is no SPIFFE ID of a workload", text));
 }
 
+// What goes into a certificate, and there into OpenSSL's syntax.
+Value<std::string> parse_name(std::string_view text) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == ':';
+  };
+  if (!text.empty() && text.size() <= 253 && std::ranges::all_of(text, allowed)) {
+    return std::string(text);
+  }
+  return tl::unexpected(fmt::format(
+      "\"{}\" is no host name in lower case, nor an address: write \"ca.example.org\"", text));
+}
+
 class ConfigReader : private policy::TomlReader {
  public:
   ConfigReader(std::string_view base, std::string_view file) : TomlReader(base, file) {}
@@ -98,6 +110,7 @@ class ConfigReader : private policy::TomlReader {
   bool read_upstream(const toml::table &top);
   bool read_web(const toml::table &table, std::string_view where, WebSettings *out);
   bool read_bundle_endpoint(const toml::table &top);
+  bool read_est(const toml::table &top);
   bool read_federations(const toml::table &top);
   bool read_federation(const toml::table &table);
   bool take_lifetime(const toml::table &table, std::string_view key, std::time_t shortest,
@@ -114,14 +127,14 @@ bool ConfigReader::read_top(const toml::table &top) {
   const bool good =
       known_keys(top, "the file",
                  {"trust_domain", "listen", "advertise", "state", "database", "seal", "svid",
-                  "rotation", "upstream", "bundle_endpoint", "federation", "log"}) &&
+                  "rotation", "upstream", "bundle_endpoint", "est", "federation", "log"}) &&
       need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
       take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
       read_listen(top, &config_.listen) &&
       take(top, "advertise", &config_.advertise, parse_advertise) &&
       take_path(top, "state", &config_.state) && take(top, "database", &config_.database) &&
       take_path(top, "seal", &config_.seal) && read_lifetimes(top) && read_upstream(top) &&
-      read_bundle_endpoint(top) && read_federations(top) && take(top, "log", &log);
+      read_bundle_endpoint(top) && read_est(top) && read_federations(top) && take(top, "log", &log);
   if (!good) return false;
   if (top.contains("database") && !config_.database.starts_with("postgresql://")) {
     return fail(top.get("database")->source(),
@@ -217,6 +230,29 @@ bool ConfigReader::read_bundle_endpoint(const toml::table &top) {
   return fail(table->source(),
               web ? "https_web needs a certificate that others' systems know: certificate and key"
                   : "https_spiffe shows the authority's own SVID: no certificate and key");
+}
+
+bool ConfigReader::read_est(const toml::table &top) {
+  const toml::table *table = nullptr;
+  if (!take(top, "est", &table)) return false;
+  if (table == nullptr) return true;
+  EstSettings &out = config_.est;
+  if (!known_keys(*table, "[est]", {"listen", "certificate", "key", "names"}) ||
+      !read_web(*table, "[est]", &out) ||
+      !each_string(*table, "names", "", [&](const std::string &text, const auto &at) {
+        auto name = parse_name(text);
+        if (!name) return fail(at, name.error());
+        out.names.push_back(std::move(*name));
+        return true;
+      })) {
+    return false;
+  }
+  if (out.names.empty() != out.certificate.empty()) return true;
+  return fail(table->source(),
+              out.names.empty()
+                  ? "machines judge [est] by its host name: write names = [\"ca.example.org\"] for "
+                    "the authority's own SVID, or certificate and key"
+                  : "names are for the authority's own SVID: not with certificate and key");
 }
 
 bool ConfigReader::read_federation(const toml::table &table) {

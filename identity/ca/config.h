@@ -30,6 +30,7 @@ struct Config {
   RotationSettings rotation;
   UpstreamFiles upstream;
   BundleEndpointSettings bundle_endpoint;
+  EstSettings est;
   std::vector<FederationSettings> federations;
   std::string log_file;  // absolute; "" = standard error
 };

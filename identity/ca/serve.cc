@@ -41,8 +41,8 @@ void raise_descriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Until a signal comes. What is in force is asked for under the lock of the thread that looks at the
-// store, so that a watchdog notices when that is stuck.
+// Until a signal comes. What is in force is asked for under the lock of the thread that looks at
+// the store, so that a watchdog notices when that is stuck.
 void serve_until_told(int signal_fd, const Server &server, const rpc::ServiceManager &manager) {
   const std::int64_t often = manager.watchdog() / 2;
   const int timeout = often > 0 ? static_cast<int>(std::clamp<std::int64_t>(often, 1, 60'000)) : -1;
@@ -73,7 +73,7 @@ int serve_command(const std::vector<std::string> &words) {
                       .svid_lifetime = state.config.svid_lifetime,
                       .jwt_lifetime = state.config.jwt_lifetime};
   settings.in_force = {.rotation = state.config.rotation, .upstream = state.config.upstream};
-  settings.web = {.bundle = state.config.bundle_endpoint};
+  settings.web = {.bundle = state.config.bundle_endpoint, .est = state.config.est};
   settings.federations = state.config.federations;
   auto server = Server::start(
       std::move(settings),

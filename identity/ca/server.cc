@@ -54,7 +54,7 @@ struct Server::State {
 tl::expected<X509Svid, std::string> Server::State::own_svid() {
   const std::time_t now = std::time(nullptr);
   const auto in_force = keeper->now();
-  auto made = in_force->signer.server_svid(now, kOwnLifetime);
+  auto made = in_force->signer.server_svid(now, kOwnLifetime, settings.web.est.names);
   if (!made) return tl::unexpected(made.error());
   if (auto kept = host.store.record(made->issuance, ""); !kept) {
     return tl::unexpected(kept.error().message);
@@ -126,6 +126,7 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
   auto web = WebEndpoints::start(
       it->settings.web,
       {.in_force = [it] { return it->keeper->now(); },
+       .issuing = *it->issuing,
        .refused =
            [it](std::string_view address, std::string_view why) {
              it->host.audit({.event = "refused", .address = address, .detail = why});

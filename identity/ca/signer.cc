@@ -78,7 +78,8 @@ tl::expected<Signer, std::string> Signer::open(const AuthorityRows &rows, std::u
 }
 
 tl::expected<SignedX509, std::string> Signer::sign(const SpiffeId &id, EVP_PKEY *key,
-                                                   std::time_t now, std::time_t lifetime) const {
+                                                   std::time_t now, std::time_t lifetime,
+                                                   std::span<const std::string> hosts) const {
   const auto issuer = issuers_.find(issuer_);
   if (issuer == issuers_.end()) {
     return tl::unexpected(
@@ -91,7 +92,7 @@ tl::expected<SignedX509, std::string> Signer::sign(const SpiffeId &id, EVP_PKEY 
         fmt::format("the authority ended at {}, the clock here says {}: see inlay ca rotate status",
                     time_text(authority.not_after()), time_text(now)));
   }
-  auto made = authority.sign(id, key, now, std::min(lifetime, authority.not_after() - now));
+  auto made = authority.sign(id, key, now, std::min(lifetime, authority.not_after() - now), hosts);
   if (!made) return tl::unexpected(std::move(made.error().message));
   return SignedX509{std::move(made->chain),
                     {.serial = std::move(made->serial),
@@ -126,12 +127,22 @@ tl::expected<SignedJwt, std::string> Signer::sign_jwt(const SpiffeId &id,
   return SignedJwt{std::move(*token), now + lifetime};
 }
 
-tl::expected<Signer::ServerSvid, std::string> Signer::server_svid(std::time_t now,
-                                                                  std::time_t lifetime) const {
+std::vector<std::string> Signer::intermediates() const {
+  std::vector<std::string> out;
+  for (const auto &[id, authority] : issuers_) {
+    for (std::string &der : authority.between()) {
+      if (std::ranges::find(out, der) == out.end()) out.push_back(std::move(der));
+    }
+  }
+  return out;
+}
+
+tl::expected<Signer::ServerSvid, std::string> Signer::server_svid(
+    std::time_t now, std::time_t lifetime, std::span<const std::string> hosts) const {
   PkeyPtr key = make_authority_key();
   const auto id = SpiffeId::parse(fmt::format("spiffe://{}{}", trust_domain_, kServerPath));
   if (!key || !id) return tl::unexpected(std::string("OpenSSL could not make a key"));
-  auto made = sign(*id, key.get(), now, lifetime);
+  auto made = sign(*id, key.get(), now, lifetime, hosts);
   if (!made) return tl::unexpected(std::move(made.error()));
   std::vector<std::string> chain = std::move(made->chain);
   if (const X509 *const root = issuers_.at(issuer_).root()) chain.push_back(certificate_der(root));

@@ -54,7 +54,8 @@ class Signer {
   // public_key_of_csr() gave: nothing else of a request counts. What it gives has passed
   // verify_x509_svid() against bundle().
   tl::expected<SignedX509, std::string> sign(const SpiffeId &id, EVP_PKEY *key, std::time_t now,
-                                             std::time_t lifetime) const;
+                                             std::time_t lifetime,
+                                             std::span<const std::string> hosts = {}) const;
   tl::expected<SignedJwt, std::string> sign_jwt(const SpiffeId &id,
                                                 std::span<const std::string> audience,
                                                 std::time_t now, std::time_t lifetime) const;
@@ -65,7 +66,9 @@ class Signer {
     X509Svid svid;
     Issuance issuance;
   };
-  tl::expected<ServerSvid, std::string> server_svid(std::time_t now, std::time_t lifetime) const;
+  // `hosts` as Authority::sign().
+  tl::expected<ServerSvid, std::string> server_svid(std::time_t now, std::time_t lifetime,
+                                                    std::span<const std::string> hosts = {}) const;
 
   // X.509 and JWT authorities; its sequence number is the generation.
   const TrustDomainBundle &bundle() const noexcept { return bundle_; }
@@ -77,6 +80,9 @@ class Signer {
   tl::expected<std::vector<std::string>, std::string> crls(std::span<const Issuance> revoked,
                                                            std::time_t now,
                                                            std::time_t lifetime) const;
+
+  // What lies between leaves that may still be good and their roots, DER.
+  std::vector<std::string> intermediates() const;
 
   // public_key_digest() of the root that what is signed now ends at: the pin of tokens.
   const std::array<std::uint8_t, 32> &pin() const noexcept { return pin_; }

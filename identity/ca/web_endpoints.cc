@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "identity/ca/est_server.h"
 #include "identity/certificate.h"
 #include "identity/private_key.h"
 #include "policy/trusted_file.h"
@@ -100,6 +101,10 @@ tl::expected<std::unique_ptr<WebEndpoints>, std::string> WebEndpoints::start(
                               request, path, in_force->bundles.at(in_force->signer.trust_domain()));
                         });
   if (!bundle) return tl::unexpected(bundle.error());
+  auto est = it->add(settings.est, "est", true, own, [it](const rpc::HttpRequest &request) {
+    return answer_est(it->host_.issuing, request);
+  });
+  if (!est) return tl::unexpected(est.error());
   return made;
 }
 

@@ -1,5 +1,5 @@
 // What the authority serves by HTTPS, beside what agents ask by gRPC: SPIFFE's bundle endpoint
-// (SPIFFE Federation §5).
+// (SPIFFE Federation §5) and EST (est_server.h).
 #pragma once
 
 #include <functional>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "identity/ca/in_force.h"
+#include "identity/ca/issuing.h"
 #include "identity/ca/web_settings.h"
 #include "identity/file.h"
 #include "identity/rpc/http_server.h"
@@ -21,9 +22,11 @@ class WebEndpoints {
  public:
   struct Settings {
     BundleEndpointSettings bundle;
+    EstSettings est;
   };
   struct Host {
     std::function<std::shared_ptr<const InForce>()> in_force;
+    Issuing &issuing;
     // A connection that came to nothing.
     std::function<void(std::string_view address, std::string_view why)> refused;
     std::function<void(const std::string &problem)> note;

@@ -17,6 +17,10 @@ struct BundleEndpointSettings : WebSettings {
   std::string path = "/";
 };
 
+struct EstSettings : WebSettings {
+  std::vector<std::string> names;  // by which machines know the authority, for its own SVID
+};
+
 struct FederationSettings {
   std::string trust_domain;
   std::string url;

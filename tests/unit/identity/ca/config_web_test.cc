@@ -50,6 +50,22 @@ TEST_CASE("a bundle endpoint and federations are read") {
   CHECK(parsed("").value().bundle_endpoint.listen.empty());
 }
 
+TEST_CASE("EST has names for the authority's own SVID, or a certificate of its own") {
+  const std::string listen = "[est]\nlisten = \"127.0.0.1:1\"\n";
+  const auto config = parsed(listen + "names = [\"ca.example.org\", \"2001:db8::1\"]");
+  REQUIRE(config);
+  CHECK(config->est.listen.size() == 1);
+  CHECK(config->est.names.size() == 2);
+  CHECK(parsed(listen + "certificate = \"a\"\nkey = \"b\""));
+  for (const std::string &bad :
+       {std::string("[est]\nnames = \"a\""), listen, listen + "names = []",
+        listen + "names = \"A\"", listen + "names = \"a,DNS:b\"", listen + "names = \"a b\"",
+        listen + "names = \"a\"\ncertificate = \"a\"\nkey = \"b\"", listen + "certificate = \"a\"",
+        listen + "names = \"a\"\nprofile = \"https_web\""}) {
+    CHECK_MESSAGE(!parsed(bad), bad);
+  }
+}
+
 TEST_CASE("profiles that lack what they need, or have what they do not, are refused") {
   const std::string endpoint = "[bundle_endpoint]\n";
   const std::string listen = endpoint + "listen = \"127.0.0.1:1\"\n";

@@ -8,113 +8,19 @@ https_test.py INLAY-CA
 import base64
 import json
 import os
-import pathlib
-import re
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
 
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+import https_support
+from https_support import WebAuthority, curl, free_port
 
 
-def openssl(*words):
-    return subprocess.run(["openssl", *map(str, words)], capture_output=True, check=True).stdout
-
-
-class WebAuthority:
-    """A CA of the web's kind, and certificates of it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        folder.mkdir()
-        self.root = folder / "root.pem"
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-keyout", folder / "root-key.pem", "-out", self.root, "-subj", "/CN=web root",
-                "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")
-
-    def issue(self, name, host="localhost"):
-        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}-key.pem"
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-keyout", key, "-out", certificate, "-subj", f"/CN={name}", "-CA", self.root,
-                "-CAkey", self.folder / "root-key.pem", "-addext", f"subjectAltName=DNS:{host}",
-                "-addext", "basicConstraints=critical,CA:FALSE")
-        key.chmod(0o600)
-        return certificate, key
-
-
-class Authority:
-    """An inlay-ca with its state, which serves until stop()."""
-
-    def __init__(self, folder, trust_domain, more=""):
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.trust_domain = trust_domain
-        self.config = folder / "ca.toml"
-        self.log = folder / "log.jsonl"
-        self.process = None
-        self.configure(more)
-
-    def configure(self, more):
-        self.config.write_text(f'trust_domain = "{self.trust_domain}"\nstate = "state"\n'
-                               f'listen = "127.0.0.1:0"\n{more}\n[log]\nfile = "log.jsonl"\n')
-
-    def run(self, *words):
-        return subprocess.run([INLAY_CA, *words, "--config", self.config], capture_output=True, text=True,
-                              timeout=300, check=True).stdout
-
-    def start(self):
-        self.process = subprocess.Popen([INLAY_CA, "serve", "--config", self.config],
-                                        stderr=subprocess.PIPE, text=True)
-        return self.ports(self.wait_for("listens at"))
-
-    @staticmethod
-    def ports(line):
-        return {name or "grpc": int(port)
-                for port, name in re.findall(r"127\.0\.0\.1:(\d+)(?: \((\w+)\))?", line)}
-
-    def lines(self):
-        return self.log.read_text().splitlines() if self.log.exists() else []
-
-    def wait_for(self, *parts):
-        """The line of its log that has all of them, once there is one."""
-        while True:
-            for line in self.lines():
-                if all(part in line for part in parts):
-                    return line
-            if self.process.poll() is not None:
-                raise AssertionError(self.process.stderr.read())
-            time.sleep(0.02)
-
-    def stop(self):
-        if self.process is not None:
-            self.process.terminate()
-            self.process.communicate()
-            self.process = None
-
-
-def curl(*words, code=0):
-    done = subprocess.run(["curl", "-s", "--noproxy", "*", *map(str, words)], capture_output=True, timeout=60,
-                          check=False)
-    assert done.returncode == code, (done.returncode, done.stderr)
-    return done.stdout
-
-
-class Https(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-        self.path = pathlib.Path(self.folder.name).resolve()
-        self.web = WebAuthority(self.path / "web")
-
+class Https(https_support.HttpsTest):
     @staticmethod
     def wait_for_port(port):
         while True:
@@ -122,11 +28,6 @@ class Https(unittest.TestCase):
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
             time.sleep(0.02)
-
-    def authority(self, name, trust_domain, more=""):
-        made = Authority(self.path / name, trust_domain, more)
-        self.addCleanup(made.stop)
-        return made
 
     def test_the_bundle_is_there_for_everybody_to_read(self):
         ca = self.authority("a", "a.test", '[bundle_endpoint]\nlisten = "127.0.0.1:0"\npath = "/b.json"\n')
@@ -267,5 +168,5 @@ profile = "https_web"
 
 
 if __name__ == "__main__":
-    INLAY_CA = os.path.abspath(sys.argv.pop(1))
+    https_support.INLAY_CA = os.path.abspath(sys.argv.pop(1))
     unittest.main()
