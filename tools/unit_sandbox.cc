@@ -134,6 +134,9 @@ void judge_log(const UnitSettings &unit, SandboxJudgement &out) {
   for (const std::string &word : unit.words(kService, "ReadOnlyPaths")) {
     read_only = read_only || is_within("/run/inlay/log", without_marks(word));
   }
+  if (hidden(unit, "/run/inlay/log").is_bindable) {
+    out.additions.emplace_back("BindPaths=-/run/inlay/log");
+  }
   if (read_only) out.additions.emplace_back("ReadWritePaths=-/run/inlay/log");
 }
 

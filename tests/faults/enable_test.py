@@ -48,12 +48,15 @@ else:
     listener = socket.socket(fileno=3)
 while True:
     conn, _ = listener.accept()
-    conn.sendall(b"welcome")
+    try:
+        if conn.recv(5) == b"hello": conn.sendall(b"welcome")
+    except OSError: pass
     conn.close()
 """
 READ = """
 import socket, sys
 conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+conn.sendall(b"hello")
 got = b""
 while data := conn.recv(100): got += data
 print(got.decode())
@@ -176,6 +179,34 @@ class Enable(unittest.TestCase):
         self.assertNotIn("welcome", self.plain("/usr/bin/python3", "-c", READ, "7001"))
         argv = self.machine.do("cat", f"/proc/{self.machine.main_pid('greeter.service')}/cmdline")
         self.assertEqual(argv.split("\0")[0], "-a greeter")
+
+    def test_sandboxes_in_which_it_works(self):
+        self.machine.write("/etc/greeter.py", GREETER)
+        rows = ["TemporaryFileSystem=/run",
+                "ProtectHome=tmpfs\nPrivateTmp=yes\nProtectSystem=strict",
+                "RestrictAddressFamilies=AF_INET",
+                "RestrictAddressFamilies=~AF_UNIX",
+                "SystemCallFilter=@system-service\nSystemCallFilter=~process_vm_readv memfd_create",
+                "SystemCallFilter=~memfd_create eventfd2 process_vm_readv",
+                "NoExecPaths=/\nExecPaths=/usr/bin/python3.11 /usr/lib /lib /lib64",
+                "PrivateUsers=yes\nUser=redis\nProtectProc=invisible\nProcSubset=pid",
+                "DynamicUser=yes\nPrivateDevices=yes\nPrivateMounts=yes\nRestrictNamespaces=yes",
+                "NoNewPrivileges=yes\nMemoryDenyWriteExecute=yes\nLockPersonality=yes\nRestrictRealtime=yes\n"
+                "RestrictSUIDSGID=yes\nCapabilityBoundingSet=\nSystemCallArchitectures=native",
+                "User=redis\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nLimitNOFILE=64\nTasksMax=8",
+                "Environment=LD_PRELOAD=/lib/x86_64-linux-gnu/libm.so.6 INLAY_CONFIG=/nowhere\nUnsetEnvironment=PATH"]
+        for row in rows:
+            with self.subTest(row):
+                self.service("greeter-6.service", f"Restart=no\nExecStart=/usr/bin/python3 /etc/greeter.py 7003\n{row}\n")
+                self.machine.systemctl("restart", "greeter-6.service")
+                self.machine.do("inlay", "enable", "--yes", "greeter-6")
+                read = ("/usr/bin/python3", "-c", READ, "7003")
+                until(lambda: self.protected(*read) == "welcome\n", "it greets under inlay")
+                self.assertNotIn("welcome", self.plain(*read))
+                self.assertIn(f"{DOMAIN}/greeter", self.machine.do(
+                    "inlay", "log", self.machine.main_pid("greeter-6.service"), "--json"))
+                self.machine.do("inlay", "disable", "--yes", "greeter-6")
+        self.machine.systemctl("stop", "greeter-6.service")
 
     def test_a_service_that_does_not_come_up_is_put_back(self):
         self.service("sleeper.service", "ExecStart=/usr/bin/sleep infinity\nRestart=always\n")

@@ -82,7 +82,7 @@ TEST_CASE("settings that need a word in the drop-in get it") {
       {"ProtectSystem=full", {}},
       {"DynamicUser=yes", {"ReadWritePaths=-/run/inlay/log"}},
       {"ReadOnlyPaths=/", {"ReadWritePaths=-/run/inlay/log"}},
-      {"TemporaryFileSystem=/run:ro", {"BindReadOnlyPaths=/run/inlay"}},
+      {"TemporaryFileSystem=/run:ro", {"BindReadOnlyPaths=/run/inlay", "BindPaths=-/run/inlay/log"}},
       {"TemporaryFileSystem=/var", {}},
   };
   for (const Row &row : rows) {
