@@ -21,6 +21,7 @@
 #include "identity/agent/authority_source.h"
 #include "identity/agent/config.h"
 #include "identity/agent/enrolled_source.h"
+#include "identity/agent/est_source.h"
 #include "identity/agent/files_source.h"
 #include "identity/agent/granted_entry.h"
 #include "identity/agent/identities.h"
@@ -92,6 +93,13 @@ tl::expected<std::unique_ptr<Source>, std::string> open_source(const Config &con
                {.folder = source.enrolled, .trust_domain = config.trust_domain, .owners = owners})
         .map_error([](const SourceFailure &failure) { return failure.message; });
   }
+  if (!source.est.url.empty()) {
+    EstSettings est = source.est;
+    est.owners = owners;
+    return open_est(std::move(est)).map_error([](const SourceFailure &failure) {
+      return failure.message;
+    });
+  }
   if (!source.files.svids.empty()) return open_files(source.files);
   return parse_agent_address(source.workload_api)
       .map([&](const std::string &socket) {
@@ -114,6 +122,7 @@ bool needs_restart(const Config &old, const Config &fresh) {
          old.source.authority != fresh.source.authority ||
          old.source.enrolled != fresh.source.enrolled ||
          old.source.workload_api != fresh.source.workload_api ||
+         old.source.est != fresh.source.est ||
          paths(old.source.files) != paths(fresh.source.files) ||
          old.svid_lifetime != fresh.svid_lifetime || old.metrics != fresh.metrics ||
          old.signatures != fresh.signatures;

@@ -115,6 +115,19 @@ Value<gid_t> group_named(const std::string &name) {
       fmt::format("there is no group \"{}\" here: create it or correct it", name));
 }
 
+Value<std::string> parse_est_url(std::string_view text) {
+  constexpr std::string_view kScheme = "https://";
+  const std::string_view rest = text.substr(std::min(text.size(), kScheme.size()));
+  const std::string_view host = rest.substr(0, rest.find('/'));
+  const bool printable = std::ranges::all_of(text, [](char c) { return c > ' ' && c < '\x7f'; });
+  if (text.starts_with(kScheme) && !host.empty() && host.find('@') == host.npos && printable &&
+      text.find_first_of("?#") == text.npos) {
+    return std::string(text.ends_with('/') ? text.substr(0, text.size() - 1) : text);
+  }
+  return tl::unexpected(
+      fmt::format("\"{}\" is no EST server: write \"https://HOST/.well-known/est\"", text));
+}
+
 class ConfigReader : private policy::TomlReader {
  public:
   ConfigReader(std::string_view base, std::string_view file) : TomlReader(base, file) {}
@@ -130,6 +143,7 @@ class ConfigReader : private policy::TomlReader {
   bool read_top(const toml::table &top);
   bool read_limits(const toml::table &table);
   bool read_source(const toml::table &table);
+  bool read_est(const toml::table &table);
   bool read_files(const toml::table &table);
   bool read_bundles(const toml::table &table);
   bool read_entry(const toml::table &table);
@@ -204,18 +218,20 @@ bool ConfigReader::read_limits(const toml::table &table) {
 bool ConfigReader::read_source(const toml::table &table) {
   SourceSettings &source = config_.source;
   source.files.trust_domain = config_.trust_domain;
-  if (!known_keys(table, "[source]",
-                  {"authority", "enrolled", "workload_api", "svid", "bundles", "crl"})) {
+  if (!known_keys(
+          table, "[source]",
+          {"authority", "enrolled", "workload_api", "svid", "bundles", "crl", "est", "est_ca",
+           "est_user", "est_password_file", "est_certificate", "est_key", "state"})) {
     return false;
   }
   int kinds = 0;
-  for (std::string_view kind : {"authority", "enrolled", "workload_api", "svid"}) {
+  for (std::string_view kind : {"authority", "enrolled", "workload_api", "est", "svid"}) {
     kinds += table.contains(kind) ? 1 : 0;
   }
   if (kinds != 1) {
     return fail(table.source(),
                 "[source] needs exactly one of authority = \"FOLDER\", enrolled = \"FOLDER\", "
-                "workload_api = \"unix:///…\" and [[source.svid]]");
+                "workload_api = \"unix:///…\", est = \"https://…\" and [[source.svid]]");
   }
   for (std::string_view key : {"bundles", "crl"}) {
     if (table.contains(key) && !table.contains("svid")) {
@@ -231,7 +247,35 @@ bool ConfigReader::read_source(const toml::table &table) {
                 if (!path) return tl::unexpected(std::string(path.error()));
                 return std::string(text);
               }) &&
-         read_files(table) && read_bundles(table);
+         read_est(table) && read_files(table) && read_bundles(table);
+}
+
+bool ConfigReader::read_est(const toml::table &table) {
+  EstSettings &est = config_.source.est;
+  for (std::string_view key :
+       {"est_ca", "est_user", "est_password_file", "est_certificate", "est_key", "state"}) {
+    if (table.contains(key) && !table.contains("est")) {
+      return fail(table.get(key)->source(), fmt::format("{} belongs to est", key));
+    }
+  }
+  if (!table.contains("est")) return true;
+  est.trust_domain = config_.trust_domain;
+  if (!take(table, "est", &est.url, parse_est_url) || !take_path(table, "est_ca", &est.anchors) ||
+      !take(table, "est_user", &est.user) ||
+      !take_path(table, "est_password_file", &est.password_file) ||
+      !take_path(table, "est_certificate", &est.certificate) ||
+      !take_path(table, "est_key", &est.key) || !take_path(table, "state", &est.folder)) {
+    return false;
+  }
+  const bool by_password = !est.user.empty() && !est.password_file.empty() && !est.folder.empty() &&
+                           est.certificate.empty() && est.key.empty();
+  const bool by_certificate =
+      !est.certificate.empty() && !est.key.empty() && est.user.empty() && est.password_file.empty();
+  if ((by_password || by_certificate) && est.user.find(':') == est.user.npos) return true;
+  return fail(
+      table.get("est")->source(),
+      "est needs est_user, est_password_file and state, for a first contact after which the "
+      "certificate renews itself, or est_certificate and est_key");
 }
 
 bool ConfigReader::read_files(const toml::table &table) {

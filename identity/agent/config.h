@@ -13,16 +13,18 @@
 #include <vector>
 
 #include "identity/agent/entry.h"
+#include "identity/agent/est_settings.h"
 #include "identity/agent/files_source.h"
 #include "policy/load.h"
 
 namespace inlay::identity::agent {
 
-// [source]: exactly one of the four is set.
+// [source]: exactly one of the five is set.
 struct SourceSettings {
   std::string enrolled;      // absolute path of what inlay enroll left (node_folder.h)
   std::string authority;     // absolute path of a folder of `inlay ca init`
   std::string workload_api;  // "unix:///run/spire/agent.sock"
+  EstSettings est;           // with a url
   FilesSettings files;
 };
 

@@ -1,24 +1,16 @@
 #include "identity/agent/node_folder.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
-#include <openssl/pem.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "identity/agent/kept_file.h"
 #include "identity/file.h"
-#include "policy/trusted_file.h"
 
 namespace inlay::identity::agent {
 namespace {
 
-constexpr std::size_t kMaxFile = std::size_t{1} << 24;
 constexpr const char *kNodeFile = "node.pem";
 constexpr const char *kAuthorityFile = "authority.json";
 constexpr const char *kGrantedFile = "granted.pb";
@@ -26,58 +18,6 @@ constexpr const char *kGrantedFile = "granted.pb";
 using Failure = tl::unexpected<std::string>;
 
 std::string in(const std::string &folder, const char *name) { return folder + "/" + name; }
-
-tl::expected<FileContent, std::string> read(const std::string &path,
-                                            std::span<const uid_t> owners) {
-  const auto file = policy::open_trusted(path, owners);
-  if (!file) return Failure(fmt::format("cannot use {}: {}", path, file.error()));
-  auto content = read_file(file->fd.get(), kMaxFile);
-  if (!content) return Failure(fmt::format("cannot read {}: {}", path, content.error()));
-  return content;
-}
-
-// So that after a crash there is the old file or the new one, whole.
-tl::expected<void, std::string> replace(const std::string &folder, const char *name,
-                                        std::string_view bytes) {
-  const std::string path = in(folder, name);
-  const std::string fresh = path + ".new";
-  const auto bad = [&] {
-    const int error = errno;
-    ::unlink(fresh.c_str());
-    return Failure(fmt::format("cannot write {}: {}", path, std::strerror(error)));
-  };
-  ::unlink(fresh.c_str());  // of a process that ended in between
-  const policy::UniqueFd fd(
-      ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd) return bad();
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd.get(), bytes.data(), bytes.size());
-    if (written < 0) return bad();
-    bytes.remove_prefix(static_cast<std::size_t>(written));
-  }
-  if (::fsync(fd.get()) != 0 || ::rename(fresh.c_str(), path.c_str()) != 0) return bad();
-  const policy::UniqueFd above(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (above) ::fsync(above.get());
-  return {};
-}
-
-std::string memory_text(BIO *bio) {
-  char *data = nullptr;
-  const long length = BIO_get_mem_data(bio, &data);
-  return std::string(data, static_cast<std::size_t>(length));
-}
-
-std::string to_pem(const X509Svid &svid) {
-  const BioPtr bio(BIO_new(BIO_s_secmem()));
-  if (!bio || PEM_write_bio_PKCS8PrivateKey(bio.get(), svid.key.get(), nullptr, nullptr, 0, nullptr,
-                                            nullptr) != 1) {
-    return "";
-  }
-  for (const X509Ptr &certificate : svid.chain) {
-    if (PEM_write_bio_X509(bio.get(), certificate.get()) != 1) return "";
-  }
-  return memory_text(bio.get());
-}
 
 }  // namespace
 
@@ -104,7 +44,7 @@ tl::expected<rpc::Pin, std::string> parse_pin(std::string_view text) {
 tl::expected<Node, std::string> load_node(const std::string &folder,
                                           std::span<const uid_t> owners) {
   const std::string again = "; enrol this machine with inlay enroll";
-  const auto document = read(in(folder, kAuthorityFile), owners);
+  const auto document = read_kept_file(in(folder, kAuthorityFile), owners);
   if (!document) return Failure(document.error() + again);
   const auto json = nlohmann::json::parse(document->bytes, nullptr, false);
   const auto text = [&](const char *key) {
@@ -117,7 +57,7 @@ tl::expected<Node, std::string> load_node(const std::string &folder,
     return Failure(in(folder, kAuthorityFile) + " is damaged" + again);
   }
   const std::string path = in(folder, kNodeFile);
-  const auto identity = read(path, owners);
+  const auto identity = read_kept_file(path, owners);
   if (!identity) return Failure(identity.error() + again);
   if (const auto complaint = key_permission_complaint(identity->status); !complaint.empty()) {
     return Failure(path + " " + complaint);
@@ -128,29 +68,25 @@ tl::expected<Node, std::string> load_node(const std::string &folder,
 }
 
 tl::expected<void, std::string> save_node(const std::string &folder, const Node &node) {
-  std::error_code error;
-  std::filesystem::create_directories(std::filesystem::path(folder).parent_path(), error);
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
-    return Failure(fmt::format("cannot make {}: {}", folder, std::strerror(errno)));
-  }
+  if (auto made = make_kept_folder(folder); !made) return made;
   const nlohmann::ordered_json json = {{"authority", node.authority},
                                        {"pin", pin_text(node.pin)},
                                        {"bundle", bundle_document(node.bundle)}};
-  std::string identity = to_pem(node.svid);
+  std::string identity = key_and_chain_pem(node.svid.key.get(), node.svid.chain);
   if (identity.empty()) return Failure("out of memory");
-  auto written = replace(folder, kNodeFile, identity);
+  auto written = replace_kept_file(folder, kNodeFile, identity);
   OPENSSL_cleanse(identity.data(), identity.size());
-  if (written) written = replace(folder, kAuthorityFile, json.dump(2) + "\n");
+  if (written) written = replace_kept_file(folder, kAuthorityFile, json.dump(2) + "\n");
   return written;
 }
 
 std::string load_granted(const std::string &folder, std::span<const uid_t> owners) {
-  auto content = read(in(folder, kGrantedFile), owners);
+  auto content = read_kept_file(in(folder, kGrantedFile), owners);
   return content ? std::move(content->bytes) : std::string();
 }
 
 tl::expected<void, std::string> save_granted(const std::string &folder, std::string_view bytes) {
-  return replace(folder, kGrantedFile, bytes);
+  return replace_kept_file(folder, kGrantedFile, bytes);
 }
 
 }  // namespace inlay::identity::agent

@@ -113,6 +113,33 @@ bundle = "bundle.pem"
   CHECK(files->source.files.crls == std::vector<std::string>{"/etc/inlay/crl.pem"});
 }
 
+TEST_CASE("an EST server is asked with a password first, or with a certificate that others renew") {
+  const std::string head = "trust_domain = \"example.org\"\n[source]\n";
+  const std::string est = head + "est = \"https://est.example.org/.well-known/est/device/\"\n";
+  const std::string password =
+      "est_user = \"dev-1\"\nest_password_file = \"password\"\nstate = \"/var/lib/inlay/est\"\n";
+  const std::string certificate = "est_certificate = \"c.pem\"\nest_key = \"k.pem\"\n";
+  const auto first = parse(est + "est_ca = \"ca.pem\"\n" + password);
+  REQUIRE_MESSAGE(first.has_value(), first.error().text());
+  CHECK(first->source.est.url == "https://est.example.org/.well-known/est/device");
+  CHECK(first->source.est.trust_domain == "example.org");
+  CHECK(first->source.est.anchors == "/etc/inlay/ca.pem");
+  CHECK(first->source.est.password_file == "/etc/inlay/password");
+  CHECK(first->source.est.folder == "/var/lib/inlay/est");
+  CHECK(parse(est + certificate)->source.est.key == "/etc/inlay/k.pem");
+  for (const std::string &bad :
+       {est, est + password + certificate, est + "est_user = \"a\"\n",
+        est + "est_certificate = \"c.pem\"\n",
+        est + "est_user = \"a:b\"\nest_password_file = \"p\"\nstate = \"s\"\n",
+        head + "est = \"http://est.example.org/\"\n" + certificate,
+        head + "est = \"https://u@est.example.org/\"\n" + certificate,
+        head + "est = \"https:///x\"\n" + certificate,
+        head + "est = \"https://est.example.org/?x\"\n" + certificate, kHead + "est_ca = \"x\"\n",
+        kHead + "state = \"x\"\n", est + certificate + "enrolled = \"x\"\n"}) {
+    CHECK_MESSAGE(!parse(bad), bad);
+  }
+}
+
 TEST_CASE("anything unknown or wrong refuses the whole file, with its line") {
   struct Row {
     std::string toml;
