@@ -16,6 +16,12 @@ bool in_table(int fd) noexcept {
   return g_descriptor_words != nullptr && static_cast<unsigned>(fd) < kDescriptorLimit;
 }
 
+void raise_highest(int fd) noexcept {
+  int highest = g_highest.load(std::memory_order_relaxed);
+  while (fd > highest && !g_highest.compare_exchange_weak(highest, fd)) {
+  }
+}
+
 }  // namespace
 
 bool make_descriptor_table() noexcept {
@@ -44,16 +50,14 @@ std::uint64_t descriptor_word(int fd) noexcept {
 
 void set_descriptor_word(int fd, std::uint64_t word) noexcept {
   if (!in_table(fd)) return;
-  int highest = g_highest.load(std::memory_order_relaxed);
-  while (word != kUnknown && fd > highest && !g_highest.compare_exchange_weak(highest, fd)) {
-  }
+  if (word != kUnknown) raise_highest(fd);
   g_descriptor_words[fd].store(word, std::memory_order_release);
 }
 
-void replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept {
-  if (in_table(fd)) {
-    g_descriptor_words[fd].compare_exchange_strong(from, to, std::memory_order_acq_rel);
-  }
+bool replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept {
+  if (!in_table(fd)) return false;
+  if (to != kUnknown) raise_highest(fd);
+  return g_descriptor_words[fd].compare_exchange_strong(from, to, std::memory_order_acq_rel);
 }
 
 int highest_descriptor() noexcept { return g_highest.load(std::memory_order_acquire); }

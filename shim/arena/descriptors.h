@@ -67,7 +67,7 @@ void forget_file(int fd) noexcept;
 // The word of `fd`, kUnknown beyond the table; and its replacement (ignored beyond the table).
 std::uint64_t descriptor_word(int fd) noexcept;
 void set_descriptor_word(int fd, std::uint64_t word) noexcept;
-void replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept;
+bool replace_descriptor_word(int fd, std::uint64_t from, std::uint64_t to) noexcept;
 // No number above it has ever had a word but kUnknown; -1 when none has.
 int highest_descriptor() noexcept;
 inline std::uint64_t managed_word(const Slot *slot) noexcept {

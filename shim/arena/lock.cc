@@ -24,28 +24,41 @@ bool on_alternate_stack() noexcept {
 
 constexpr Participant owner_in(Participant word) noexcept { return word & ~kWaiters; }
 
+// The lock this thread is taking: a signal's handler may come when it has it, and has not said from which
+// frame. Whoever is interrupted has what it was put back.
+struct Taking {
+  const SharedLock *lock;
+  std::uintptr_t frame;
+};
+constinit thread_local Taking t_taking{};
+
 }  // namespace
 
 LockResult SharedLock::acquire() noexcept {
   Participant me = this_thread();
   Participant free = 0;
   LockResult result = LockResult::acquired;
+  const auto frame = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+  const Taking interrupted = t_taking;
+  t_taking = {this, frame};
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!word_.compare_exchange_strong(free, me, std::memory_order_acquire,
                                      std::memory_order_relaxed)) {
-    result = contend(me);
-    if (result == LockResult::reentered) return result;
+    result = contend(me, interrupted.lock == this ? interrupted.frame : 0);
   }
-  frame_.store(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)),
-               std::memory_order_relaxed);
+  if (result != LockResult::reentered) frame_.store(frame, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  // One that has returned, or was jumped out of, interrupted nothing.
+  t_taking = interrupted.frame > frame ? interrupted : Taking{};
   return result;
 }
 
-LockResult SharedLock::contend(Participant me) noexcept {
+LockResult SharedLock::contend(Participant me, std::uintptr_t interrupted) noexcept {
   if (owner_in(word_.load(std::memory_order_relaxed)) == me) {
     // The stack grows down: an owner's frame below this one has returned without releasing, unless
     // this is a handler on another stack.
     auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-    std::uintptr_t owner = frame_.load(std::memory_order_relaxed);
+    std::uintptr_t owner = interrupted != 0 ? interrupted : frame_.load(std::memory_order_relaxed);
     if (owner > here || on_alternate_stack()) return LockResult::reentered;
     return LockResult::owner_gone;
   }
@@ -94,7 +107,7 @@ void SharedLock::renew() noexcept {
 }
 
 void SharedLock::release() noexcept {
-  frame_.store(0, std::memory_order_relaxed);
+  // The frame stays: a signal's handler may come before the word is free.
   if ((word_.exchange(0, std::memory_order_release) & kWaiters) != 0) {
     kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAKE, 1);
   }

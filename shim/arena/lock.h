@@ -36,7 +36,8 @@ class SharedLock {
   void renew() noexcept;
 
  private:
-  LockResult contend(Participant me) noexcept;
+  // `interrupted`: the frame below that was taking it when this handler's signal came, or 0.
+  LockResult contend(Participant me, std::uintptr_t interrupted) noexcept;
   long sleep(Participant seen) noexcept;
 
   std::atomic<Participant> word_{0};  // the owner, a thread; marked when somebody waits

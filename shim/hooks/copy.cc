@@ -8,7 +8,7 @@ using namespace inlay::shim;
 extern "C" {
 
 ssize_t sendfile64(int to, int from, off64_t *offset, size_t count) noexcept {
-  if (Slot *slot = managed(to)) return send_file(*slot, to, from, offset, count);
+  if (Slot *slot = session_for_data(to)) return send_file(*slot, to, from, offset, count);
   // Into a pipe the kernel would hand out records as they are on the wire.
   if (Slot *slot = managed(from)) {
     note_unsupported(*slot, from, "sendfile");

@@ -148,7 +148,7 @@ bool is_no_socket(int fd, ssize_t result) {
 // comes after is a function of its own.
 
 [[gnu::noinline]] ssize_t look_and_read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = read_one(*slot, fd, buffer, count);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -156,7 +156,7 @@ bool is_no_socket(int fd, ssize_t result) {
 }
 
 [[gnu::noinline]] ssize_t look_and_readv(int fd, const iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = read_parts(*slot, fd, parts, count, 0);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -164,12 +164,12 @@ bool is_no_socket(int fd, ssize_t result) {
 }
 
 [[gnu::noinline]] ssize_t look_and_recv(int fd, void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, length, flags);
+  if (Slot *slot = session_for_data(fd)) return receive_one(*slot, fd, buffer, length, flags);
   return next.recv(fd, buffer, length, flags);
 }
 
 [[gnu::noinline]] ssize_t look_and_write(int fd, const void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = send_one(*slot, fd, buffer, count, 0);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -177,7 +177,7 @@ bool is_no_socket(int fd, ssize_t result) {
 }
 
 [[gnu::noinline]] ssize_t look_and_writev(int fd, const iovec *parts, int count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = send_parts(*slot, fd, parts, count, 0);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -185,7 +185,7 @@ bool is_no_socket(int fd, ssize_t result) {
 }
 
 [[gnu::noinline]] ssize_t look_and_send(int fd, const void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, length, flags);
+  if (Slot *slot = session_for_data(fd)) return send_one(*slot, fd, buffer, length, flags);
   return next.send(fd, buffer, length, flags);
 }
 
@@ -199,7 +199,7 @@ ssize_t read(int fd, void *buffer, size_t count) {
 }
 
 ssize_t __read(int fd, void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = read_one(*slot, fd, buffer, count);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -207,7 +207,7 @@ ssize_t __read(int fd, void *buffer, size_t count) {
 }
 
 ssize_t __read_chk(int fd, void *buffer, size_t count, size_t size) {
-  Slot *slot = managed(fd);
+  Slot *slot = session_for_data(fd);
   if (slot != nullptr && count <= size) return read_one(*slot, fd, buffer, count);
   return next.__read_chk(fd, buffer, count, size);
 }
@@ -220,7 +220,7 @@ ssize_t readv(int fd, const struct iovec *parts, int count) {
 ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
   // Other offsets never move a byte: ESPIPE or EINVAL from the kernel.
   if (offset == -1) {
-    if (Slot *slot = managed(fd)) {
+    if (Slot *slot = session_for_data(fd)) {
       if ((flags & ~kKnownRwf) != 0) return fail(EOPNOTSUPP);
       return read_parts(*slot, fd, parts, count, flags_of_rwf(flags));
     }
@@ -238,19 +238,19 @@ ssize_t recv(int fd, void *buffer, size_t length, int flags) {
 }
 
 ssize_t __recv(int fd, void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return receive_one(*slot, fd, buffer, length, flags);
+  if (Slot *slot = session_for_data(fd)) return receive_one(*slot, fd, buffer, length, flags);
   return next.__recv(fd, buffer, length, flags);
 }
 
 ssize_t __recv_chk(int fd, void *buffer, size_t length, size_t size, int flags) {
-  Slot *slot = managed(fd);
+  Slot *slot = session_for_data(fd);
   if (slot != nullptr && length <= size) return receive_one(*slot, fd, buffer, length, flags);
   return next.__recv_chk(fd, buffer, length, size, flags);
 }
 
 ssize_t recvfrom(int fd, void *buffer, size_t length, int flags, struct sockaddr *from,
                  socklen_t *from_length) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     return receive_from(*slot, fd, buffer, length, flags, from, from_length);
   }
   return next.recvfrom(fd, buffer, length, flags, from, from_length);
@@ -258,7 +258,7 @@ ssize_t recvfrom(int fd, void *buffer, size_t length, int flags, struct sockaddr
 
 ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t size, int flags,
                        struct sockaddr *from, socklen_t *from_length) {
-  Slot *slot = managed(fd);
+  Slot *slot = session_for_data(fd);
   if (slot != nullptr && length <= size) {
     return receive_from(*slot, fd, buffer, length, flags, from, from_length);
   }
@@ -266,7 +266,7 @@ ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t size, int fla
 }
 
 ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
-  if (Slot *slot = managed(fd)) return receive_message(*slot, fd, message, flags);
+  if (Slot *slot = session_for_data(fd)) return receive_message(*slot, fd, message, flags);
   ssize_t result = next.recvmsg(fd, message, flags);
   if (result >= 0 && message->msg_controllen != 0) take_in(fd, message, flags);
   return result;
@@ -274,7 +274,7 @@ ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
 
 int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
              struct timespec *timeout) {
-  if (Slot *slot = managed(fd)) return receive_messages(*slot, fd, messages, count, flags, timeout);
+  if (Slot *slot = session_for_data(fd)) return receive_messages(*slot, fd, messages, count, flags, timeout);
   int result = next.recvmmsg(fd, messages, count, flags, timeout);
   for (int i = 0; i < result; ++i) {
     if (messages[i].msg_hdr.msg_controllen != 0) take_in(fd, &messages[i].msg_hdr, flags);
@@ -288,7 +288,7 @@ ssize_t write(int fd, const void *buffer, size_t count) {
 }
 
 ssize_t __write(int fd, const void *buffer, size_t count) {
-  if (Slot *slot = managed(fd)) {
+  if (Slot *slot = session_for_data(fd)) {
     ssize_t done = send_one(*slot, fd, buffer, count, 0);
     if (!is_no_socket(fd, done)) return done;
   }
@@ -302,7 +302,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 
 ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {
   if (offset == -1) {
-    if (Slot *slot = managed(fd)) {
+    if (Slot *slot = session_for_data(fd)) {
       if ((flags & ~kKnownRwf) != 0) return fail(EOPNOTSUPP);
       return send_parts(*slot, fd, parts, count, flags_of_rwf(flags));
     }
@@ -320,15 +320,15 @@ ssize_t send(int fd, const void *buffer, size_t length, int flags) {
 }
 
 ssize_t __send(int fd, const void *buffer, size_t length, int flags) {
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, length, flags);
+  if (Slot *slot = session_for_data(fd)) return send_one(*slot, fd, buffer, length, flags);
   return next.__send(fd, buffer, length, flags);
 }
 
 ssize_t sendto(int fd, const void *buffer, size_t length, int flags, const struct sockaddr *to,
                socklen_t to_length) {
   // On a connected stream the address means nothing.
-  if (Slot *slot = managed(fd)) return send_one(*slot, fd, buffer, length, flags);
-  if (is_connect(fd, flags)) {
+  Slot *slot = managed(fd);
+  if (slot == nullptr && is_connect(fd, flags)) {
     iovec part{const_cast<void *>(buffer), length};
     msghdr message{};
     message.msg_name = const_cast<sockaddr *>(to);
@@ -337,14 +337,18 @@ ssize_t sendto(int fd, const void *buffer, size_t length, int flags, const struc
     message.msg_iovlen = 1;
     return connect_and_send(fd, &message, flags, __builtin_return_address(0));
   }
+  if (slot == nullptr) slot = session_for_data(fd);
+  if (slot != nullptr) return send_one(*slot, fd, buffer, length, flags);
   return next.sendto(fd, buffer, length, flags, to, to_length);
 }
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
-  if (Slot *slot = managed(fd)) return send_message(*slot, fd, message, flags);
-  if (is_connect(fd, flags)) {
+  Slot *slot = managed(fd);
+  if (slot == nullptr && is_connect(fd, flags)) {
     return connect_and_send(fd, message, flags, __builtin_return_address(0));
   }
+  if (slot == nullptr) slot = session_for_data(fd);
+  if (slot != nullptr) return send_message(*slot, fd, message, flags);
   if (has_sessions() && has_control(message)) {
     return send_passing(fd, message, flags);
   }
@@ -359,6 +363,7 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags) {
     messages[0].msg_len = static_cast<unsigned>(sent);
     return 1;
   }
+  if (slot == nullptr) slot = session_for_data(fd);
   if (slot != nullptr) return send_messages(*slot, fd, messages, count, flags);
   unsigned limited = count < UIO_MAXIOV ? count : UIO_MAXIOV;
   if (has_sessions() && has_control(messages, limited)) {

@@ -32,6 +32,14 @@ inline Slot *managed_here(int fd) noexcept {
   return slot != nullptr && !in_foreign_process() ? slot : nullptr;
 }
 
+// The session a call's data is for, null where it is the kernel's. Of a TCP socket without a connection, too:
+// another thread may be connecting it.
+inline Slot *session_for_data(int fd) noexcept {
+  Slot *slot = managed(fd);
+  return slot == nullptr && boot::active() && descriptor_word(fd) == kSocket ? &unconnected_session()
+                                                                             : slot;
+}
+
 // What a successful call put at this number is not what was known of it.
 inline int created(int fd) noexcept {
   if (fd >= 0 && boot::active()) forget_descriptor(fd);

@@ -50,6 +50,12 @@ void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason
 void report_address(int fd, policy::Event event, policy::Reason reason, std::uint32_t rule,
                     const sockaddr *remote, socklen_t length) noexcept;
 
+// --- no connection yet (unconnected.cc) ----------------------------------------------------------
+
+bool is_unconnected(const Slot &slot) noexcept;
+ssize_t send_unconnected(int fd, std::span<const iovec> parts, int flags);
+ssize_t receive_unconnected(int fd, std::span<const iovec> parts, int flags);
+
 // --- hidden readiness (hide.cc) -----------------------------------------------------------------
 
 // A blocking socket, accepted or connected, that nobody reads yet: a select() loop would take handshake

@@ -252,6 +252,8 @@ void finish_linger(Slot &slot) noexcept {
 
 // life_lock held.
 static void add_to(Slot &slot, int fd) noexcept {
+  // By another thread, just now.
+  if (descriptor_word(fd) == managed_word(&slot) && find_holder(slot, this_process()) != nullptr) return;
   add_descriptor(slot, this_process());
   Local &mine = local(slot);
   if (mine.descriptor == 0) mine.descriptor = static_cast<std::uint32_t>(fd) + 1;

@@ -227,6 +227,7 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
 }  // namespace
 
 ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  if (is_unconnected(slot)) return receive_unconnected(fd, parts, flags);
   if ((flags & MSG_ERRQUEUE) != 0) {
     msghdr message{};
     message.msg_iov = const_cast<iovec *>(parts.data());

@@ -384,6 +384,7 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
 }
 
 ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  if (is_unconnected(slot)) return send_unconnected(fd, parts, flags);
   if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
     note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
     errno = EOPNOTSUPP;

@@ -45,6 +45,11 @@ ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags);
 // sendfile, copy_file_range to a socket: `offset` null = the file's own position.
 ssize_t send_file(Slot &slot, int fd, int from, off64_t *offset, std::size_t count) noexcept;
 
+// --- data where there is no connection (unconnected.cc) ------------------------------------------
+
+// Stands for the session of a TCP socket that has none yet, in the four functions above for data.
+Slot &unconnected_session() noexcept;
+
 // --- options (options.cc) -----------------------------------------------------------------------
 
 int get_option(Slot &slot, int fd, int level, int name, void *value, socklen_t *length) noexcept;

@@ -89,6 +89,9 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
     slot->receive_low_water.store(low_water, std::memory_order_relaxed);
     apply_low_water(*slot, fd);
   }
+  // A thread that met the socket by its cookie meanwhile may have counted the number.
+  Locked life(slot->life_lock);
+  slot->holders[0].descriptors.store(1, std::memory_order_release);
   set_descriptor_word(fd, managed_word(slot));
   return slot;
 }
@@ -182,8 +185,8 @@ int unread(int fd) noexcept {
 }
 
 // A TCP socket without a peer: never connected, or a connection that another process ended. What had
-// come by then is nobody's, unless it may have been in the clear.
-Slot *without_peer(int fd) noexcept {
+// come by then is nobody's, unless it may have been in the clear. `before`: the number's word as it was.
+Slot *without_peer(int fd, std::uint64_t before) noexcept {
   if (unread(fd) > 0) {
     const policy::Policy *policy = current_policy();
     const std::optional<Endpoint> here = own_end(fd).endpoint;
@@ -193,14 +196,14 @@ Slot *without_peer(int fd) noexcept {
       return current_session(fd);
     }
   }
-  set_descriptor_word(fd, kSocket);
-  return nullptr;
+  return replace_descriptor_word(fd, before, kSocket) ? nullptr : current_session(fd);
 }
 
 // A connected socket that came without a session: inherited over exec, passed by a process without
 // inlay, or made by a call no hook sees. `connected_here`: seen before it was connected, so nobody
 // else began on it.
 Slot *adopt(int fd, bool connected_here = false) noexcept {
+  const std::uint64_t before = descriptor_word(fd);
   const policy::Policy *policy = current_policy();
   End own = own_end(fd), peer = peer_end(fd);
   if (own.unknown || peer.unknown) {
@@ -208,7 +211,7 @@ Slot *adopt(int fd, bool connected_here = false) noexcept {
     return current_session(fd);
   }
   std::optional<Endpoint> here = own.endpoint, there = peer.endpoint;
-  if (!here || !there) return without_peer(fd);
+  if (!here || !there) return without_peer(fd, before);
   if (policy == nullptr) {
     refuse_connected(fd, Direction::none, Reason::policy_unreadable, policy::kNoRule, "");
     return current_session(fd);
@@ -370,7 +373,8 @@ Slot *probe_descriptor(int fd) noexcept {
     return failed;
   }
   // Still none, unless it was connected past the hooks, or by another process that has the socket.
-  bool was_unconnected = descriptor_word(fd) == kSocket;
+  const std::uint64_t before = descriptor_word(fd);
+  bool was_unconnected = before == kSocket;
   if (was_unconnected && !peer_end(fd).exists()) {
     errno = saved;
     return nullptr;
@@ -386,10 +390,13 @@ Slot *probe_descriptor(int fd) noexcept {
     if (!on_helper_thread()) set_descriptor_word(fd, kUnmanaged);
   } else if (kind == SocketKind::tcp) {
     found = join_known(cookie_of(fd), fd);
-    if (found == nullptr && is_connection(fd)) {
+    bool is_connected = found == nullptr && is_connection(fd);
+    // Another thread may have made its session since, in connect() or by a look of its own.
+    if (found == nullptr) found = current_session(fd);
+    if (found == nullptr && is_connected) {
       found = adopt(fd, was_unconnected);
     } else if (found == nullptr) {
-      found = without_peer(fd);
+      found = without_peer(fd, before);
     }
   }
   errno = saved;

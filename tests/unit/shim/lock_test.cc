@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <csetjmp>
+#include <csignal>
 #include <new>
 #include <thread>
 #include <vector>
@@ -147,6 +148,46 @@ TEST_CASE("a dead owner's lock is taken over and said to be") {
   CHECK(shared.lock.acquire() == LockResult::acquired);
   shared.lock.release();
 }
+
+#if defined(__x86_64__)
+SharedLock *g_stepped = nullptr;
+long g_gone = 0, g_seen = 0;
+
+// After each instruction between the two: takes the lock as a signal's handler does that came just there.
+void take_in_handler(int) {
+  volatile char deeper[256] = {};
+  ++g_seen;
+  switch (g_stepped->acquire()) {
+    case LockResult::owner_gone:
+      ++g_gone;
+      [[fallthrough]];
+    case LockResult::acquired:
+      g_stepped->release();
+      break;
+    case LockResult::reentered:
+      break;
+  }
+  CHECK(deeper[0] == 0);
+}
+
+TEST_CASE("a signal at any instruction of taking and releasing is re-entry, and no owner is gone") {
+  Shared &shared = make_shared();
+  g_stepped = &shared.lock;
+  struct sigaction action {}, before{};
+  action.sa_handler = take_in_handler;
+  sigaction(SIGTRAP, &action, &before);
+  for (int round = 0; round < 3; ++round) {  // fresh, and with what the round before left in it
+    asm volatile("subq $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; addq $128, %%rsp" ::: "memory", "cc");
+    { Locked guard(shared.lock); }
+    asm volatile("subq $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; addq $128, %%rsp" ::: "memory", "cc");
+  }
+  sigaction(SIGTRAP, &before, nullptr);
+  CHECK(g_seen > 30);
+  CHECK(g_gone == 0);
+  CHECK(shared.lock.acquire() == LockResult::acquired);
+  shared.lock.release();
+}
+#endif
 
 TEST_CASE("the same thread further down its stack is told so and does not release the lock") {
   Shared &shared = make_shared();
