@@ -307,7 +307,7 @@ TEST_CASE("whoever listens there must be root, this user or a named owner (T67)"
   CHECK(svid.error().message ==
         "the Workload API at " + path +
             " is not trusted: user 65534 listens there, neither root nor this user; name its owner "
-            "in the configuration if that is right");
+            "with --config-owner if that is right");
 }
 
 TEST_CASE("JWT-SVIDs are passed on when they are what was asked for") {
