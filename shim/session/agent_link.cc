@@ -34,6 +34,7 @@ using policy::Reason;
 
 constexpr std::int64_t kRetryFirstNs = 20'000'000;  // after losing the agent: back-off
 constexpr std::int64_t kRetryLastNs = 200'000'000;
+constexpr std::int64_t kLookAgainNs = 5'000'000;
 constexpr std::int64_t kAskAgainNs = 1'000'000'000;  // after a refusal
 
 struct Link {
@@ -42,6 +43,7 @@ struct Link {
   bool attached = false;             // the agent has said on this connection who this process is
   std::uint32_t attach_request = 0;  // under way
   std::int64_t retry_at_ns = 0;      // not before
+  bool unwatched = false;            // no room in the helper's epoll set: it looks by itself
   bool behind = false;               // it sent news for which there was no descriptor
   std::int64_t retry_after_ns = 0;   // the back-off
   std::string trouble;               // why there is no answer
@@ -87,10 +89,11 @@ void arm(Link &link) {
   event.events = EPOLLIN | EPOLLONESHOT | (link.connection.wants_write() ? EPOLLOUT : 0u);
   event.data.ptr = agent_link_tag();
   const int fd = link.connection.fd();
-  if (kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event)) ==
-      -ENOENT) {
-    kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_ADD, fd, kernel::word(&event));
+  long armed = kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_MOD, fd, kernel::word(&event));
+  if (armed == -ENOENT) {
+    armed = kernel::call(SYS_epoll_ctl, g_helper.epoll, EPOLL_CTL_ADD, fd, kernel::word(&event));
   }
+  link.unwatched = armed != 0;
 }
 
 void attach(Link &link) {
@@ -373,8 +376,7 @@ void *agent_link_tag() noexcept {
   return &tag;
 }
 
-std::int64_t agent_link_due(std::int64_t now_ns, bool watching) noexcept {
-  const AgentWishes wishes = take_agent_wishes();
+static std::int64_t due_when_watched(const AgentWishes &wishes, std::int64_t now_ns, bool watching) noexcept {
   if (g_link == nullptr && !wishes.policy && !wishes.link) return -1;
   try {
     Link &link = wishes.policy       ? link_to(boot::policy_agent())
@@ -397,6 +399,16 @@ std::int64_t agent_link_due(std::int64_t now_ns, bool watching) noexcept {
   } catch (...) {
     return kRetryLastNs;
   }
+}
+
+std::int64_t agent_link_due(std::int64_t now_ns, bool watching) noexcept {
+  const AgentWishes wishes = take_agent_wishes();
+  if (g_link != nullptr && g_link->unwatched && g_link->connection.is_open()) {
+    attend_agent_link();
+    const std::int64_t due = due_when_watched(wishes, now_ns, watching);
+    return due < 0 ? kLookAgainNs : std::min(due, kLookAgainNs);
+  }
+  return due_when_watched(wishes, now_ns, watching);
 }
 
 void close_agent_link() noexcept {

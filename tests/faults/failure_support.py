@@ -72,17 +72,18 @@ class Tap:
 class World:
     """What a run of the program meets: a relay, and peers that do what they should."""
 
-    def __init__(self, **options):
+    def __init__(self, timeout="15s", **options):
         self.tap = Tap()
         self.server = ServerVictim(issue("server"), greeting=b"")
         self.client = Victim(CLIENT, issue("client"), TEXT.decode())
         self.config, self.log = {}, {}
         for role in ("client", "server"):
-            self.config[role] = FOLDER / f"failing-{role}.toml"
-            self.log[role] = FOLDER / f"failing-{role}.jsonl"
+            name = f"failing-{role}-{len(options)}"
+            self.config[role] = FOLDER / f"{name}.toml"
+            self.log[role] = FOLDER / f"{name}.jsonl"
             # A wake-up that is lost shows as this reason.
             self.config[role].write_text(config_text(
-                issue(role), log=self.log[role], defaults='handshake_timeout = "15s"', **options))
+                issue(role), log=self.log[role], defaults=f'handshake_timeout = "{timeout}"', **options))
 
 
 class Run:
