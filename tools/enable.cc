@@ -8,12 +8,12 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "identity/file.h"
 #include "tools/commands.h"
 #include "tools/drop_in.h"
 #include "tools/exit_code.h"
@@ -104,6 +104,18 @@ void write_drop_in(const std::string &path, const std::optional<std::string> &te
   if (!put) fail(put.error());
 }
 
+// Whether a line of such a file ends with this path; true where it cannot be read.
+bool is_mapped(const std::string &maps, const std::string &path) {
+  std::ifstream lines(maps);
+  std::string line;
+  bool any = false;
+  while (std::getline(lines, line)) {
+    any = true;
+    if (line.ends_with(path)) return true;
+  }
+  return !any;
+}
+
 // Why a service that was started anew is not what it should be; "" when it is. `library`: what its
 // main process must have in it.
 std::string shortcoming(const Systemctl &systemd, const std::string &name,
@@ -112,26 +124,30 @@ std::string shortcoming(const Systemctl &systemd, const std::string &name,
   const std::string self = std::filesystem::read_symlink("/proc/self/exe", error);
   const auto first = systemd.look_up(name);
   if (!first) return first.error();
-  // `inlay run` is the main process until it has become the command: milliseconds, unless it waits
-  // for its agent.
-  for (int waited = 0; waited < 3000; ++waited) {
+  // At first the main process is systemd itself, then `inlay run`, then the command before its
+  // loader has come to libinlay.so: milliseconds each, unless `inlay run` waits for its agent.
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kForItsAgent{30}, kForItsLoader{5};
+  const Clock::time_point start = Clock::now();
+  std::string executable;
+  while (Clock::now() - start < (executable == self ? kForItsAgent : kForItsLoader)) {
     const auto unit = systemd.look_up(name);
     if (!unit) return unit.error();
     if (unit->result != "success" || unit->restarts > first->restarts || unit->active == "failed") {
       return fmt::format("{} does not come up ({})", name, unit->result);
     }
     const std::string process = fmt::format("/proc/{}", unit->main_pid);
-    const std::string executable = std::filesystem::read_symlink(process + "/exe", error);
+    executable = std::filesystem::read_symlink(process + "/exe", error).string();
     if (unit->main_pid == 0 || error) {
       if (unit->active == "active" || unit->active == "inactive") return {};
-    } else if (executable != self) {
-      auto maps = identity::read_file(process + "/maps", 1 << 24);
-      if (library.empty() || !maps || maps->bytes.find(library) != std::string::npos) return {};
-      return fmt::format("{} runs without libinlay.so in it", executable);
+    } else if (executable != self && (library.empty() || is_mapped(process + "/maps", library))) {
+      return {};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  return fmt::format("{} does not come up: inlay run is still at it", name);
+  if (executable.empty()) return name + " does not come up";
+  if (executable == self) return name + " does not come up: inlay run is still at it";
+  return fmt::format("{} runs without libinlay.so in it", executable);
 }
 
 // Gives the drop-in this text (none: removes it), and starts the service anew. Why that failed, or

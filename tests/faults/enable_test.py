@@ -220,6 +220,21 @@ class Enable(unittest.TestCase):
         exe = self.machine.do("readlink", f"/proc/{self.machine.main_pid('sleeper.service')}/exe")
         self.assertEqual(exe, "/usr/bin/sleep\n")
 
+    def test_a_service_that_ends_up_in_a_program_out_of_reach_is_put_back(self):
+        shutil.copy("/usr/bin/sleep", self.machine.path("/etc/setuid-sleep"))
+        self.machine.path("/etc/setuid-sleep").chmod(0o4755)
+        # Ready when it has become the other program, whose /proc its first user may not look into.
+        self.machine.write("/etc/becomes.sh", """
+(while readlink /proc/$$/exe; do sleep 0.01; done; systemd-notify --ready) &
+exec /etc/setuid-sleep infinity
+""")
+        self.service("greeter-7.service", "Type=notify\nNotifyAccess=all\nUser=redis\nExecStart=/bin/sh /etc/becomes.sh\n")
+        self.start("greeter-7.service")
+        before = self.files()
+        self.assertIn("/etc/setuid-sleep runs without libinlay.so in it; all is as it was before",
+                      self.refused("greeter-7"))
+        self.assertEqual(self.files(), before)
+
     def test_what_cannot_be_protected_is_refused_before_anything_is_changed(self):
         programs = self.machine.path("/etc/programs")
         programs.mkdir()
