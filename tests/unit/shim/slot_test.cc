@@ -10,7 +10,9 @@
 #include <thread>
 
 #include "shim/arena/arena.h"
+#include "shim/arena/descriptors.h"
 #include "shim/session/local.h"
+#include "shim/session/under_way.h"
 
 using namespace inlay::shim;
 
@@ -59,6 +61,26 @@ TEST_CASE("a slot's next use waits for a helper that comes late to its last one"
   late.unlock();
   next.join();
   CHECK(local(*slot).descriptor == 0);
+}
+
+// A call that slept meanwhile, or was about to begin: what it was made on is over, though number
+// and slot are the same.
+TEST_CASE(
+    "a call is on the session it was made on, not on the next one at its number and in its slot") {
+  REQUIRE((g_descriptor_words != nullptr || make_descriptor_table()));
+  constexpr int kNumber = 5;
+  Slot &slot = *fresh();
+  set_descriptor_word(kNumber, managed_word(&slot));
+  const UnderWay call(slot, kNumber);
+  CHECK(names(slot, call));
+  free_slot(slot);
+  Slot &next = *fresh();
+  REQUIRE(&next == &slot);
+  CHECK(descriptor_word(kNumber) == managed_word(&next));
+  CHECK_FALSE(names(next, call));
+  CHECK(names(next, UnderWay(next, kNumber)));
+  set_descriptor_word(kNumber, kUnknown);
+  free_slot(next);
 }
 
 TEST_CASE("a slot is free when nobody is at work on its records any more") {
