@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "identity/agent/authority_link.h"
+#include "identity/agent/judgement.h"
 #include "identity/agent/node_folder.h"
 #include "identity/agent/upstream.h"
 #include "identity/certificate.h"
@@ -48,6 +50,14 @@ tl::expected<Trust, std::string> read_state(const enrolment::NodeState &state,
   for (const std::string &der : state.crls()) {
     if (!parse_crls(der)) return tl::unexpected(std::string("it has a CRL that is none"));
     trust.crls.push_back(der);
+  }
+  for (const std::string &digest : state.tainted()) {
+    std::array<std::uint8_t, 32> authority{};
+    if (digest.size() != authority.size()) {
+      return tl::unexpected(std::string("it names a tainted authority by no SHA-256"));
+    }
+    std::ranges::copy(digest, authority.begin());
+    trust.tainted.push_back(authority);
   }
   for (const enrolment::Entry &entry : state.entries()) {
     trust.granted.push_back({.id = entry.id(),
@@ -86,12 +96,14 @@ class EnrolledSource final : public Source {
   void tell();
   UpstreamStream::End watch(grpc::ClientContext &context);
   void renew_for_ever();
+  bool is_tainted(const X509Svid &svid, std::time_t now) const;
   std::time_t renew_once(std::chrono::milliseconds &pause);
-  void use(Node fresh);
+  void use(const TrustDomainBundle &bundle, X509Svid *fresh);
 
   const EnrolledSettings settings_;
   const policy::UniqueFd news_{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
   AuthorityLink link_;
+  std::mutex using_;  // while node_ is replaced, on the disk too
   mutable std::mutex mutex_;
   std::shared_ptr<const Node> node_;
   std::optional<Trust> trust_;  // the last good one
@@ -99,6 +111,7 @@ class EnrolledSource final : public Source {
   std::string stream_error_;    // "" while the stream is up
   std::string node_error_;      // of the machine's own SVID
   bool changed_ = false;
+  bool look_again_ = false;  // at the machine's own SVID: what it rests on may be tainted now
   bool ending_ = false;
   std::condition_variable wake_;
   std::optional<UpstreamStream> stream_;
@@ -147,15 +160,14 @@ bool EnrolledSource::take(const enrolment::NodeState &state, bool from_disk) {
     stream_error_.clear();
     trust_ = std::move(*trust);
     told_ = false;
+    look_again_ = !trust_->tainted.empty();
     tell();
   }
+  wake_.notify_all();
   if (from_disk) return true;
   // The bundle is what the authority is known by at the next connection.
-  const auto held = node();
   const TrustDomainBundle &bundle = trust_->bundles.at(settings_.trust_domain);
-  if (held->bundle != bundle && !bundle.x509_authorities.empty()) {
-    use(Node{held->authority, held->pin, bundle, share(held->svid)});
-  }
+  if (node()->bundle != bundle && !bundle.x509_authorities.empty()) use(bundle, nullptr);
   std::string bytes;
   if (state.SerializeToString(&bytes)) {
     // Kept for a start without the authority alone; that it cannot be is no reason to stop.
@@ -164,8 +176,15 @@ bool EnrolledSource::take(const enrolment::NodeState &state, bool from_disk) {
   return true;
 }
 
-void EnrolledSource::use(Node fresh) {
-  auto made = std::make_shared<const Node>(std::move(fresh));
+// A new bundle, by the stream, or a new SVID, by whoever renews it: neither undoes the other's.
+void EnrolledSource::use(const TrustDomainBundle &bundle, X509Svid *fresh) {
+  const std::lock_guard one_at_a_time(using_);
+  const auto held = node();
+  // What came with the SVID may be older than what the stream has said since.
+  const bool older = fresh != nullptr && bundle.sequence < held->bundle.sequence;
+  auto made =
+      std::make_shared<const Node>(Node{held->authority, held->pin, older ? held->bundle : bundle,
+                                        fresh != nullptr ? std::move(*fresh) : share(held->svid)});
   const auto saved = save_node(settings_.folder, *made);
   const std::lock_guard lock(mutex_);
   node_ = std::move(made);
@@ -209,8 +228,15 @@ void EnrolledSource::renew_for_ever() {
                                        std::chrono::seconds(next - now), std::chrono::minutes(1))
                                  : pause;
     std::unique_lock lock(mutex_);
-    if (wake_.wait_for(lock, wait, [this] { return ending_; })) return;
+    wake_.wait_for(lock, wait, [this] { return ending_ || look_again_; });
+    if (ending_) return;
+    look_again_ = false;
   }
+}
+
+bool EnrolledSource::is_tainted(const X509Svid &svid, std::time_t now) const {
+  const std::lock_guard lock(mutex_);
+  return trust_ && !trust_->tainted.empty() && Judge(*trust_).is_tainted(svid, now);
 }
 
 // When to come again; a time that is past means: after `pause`.
@@ -219,14 +245,20 @@ std::time_t EnrolledSource::renew_once(std::chrono::milliseconds &pause) {
   const std::time_t now = std::time(nullptr);
   const std::time_t half =
       held->svid.not_before + (held->svid.not_after - held->svid.not_before) / 2;
-  if (now < half) {
+  if (now < half && !is_tainted(held->svid, now)) {
     pause = kFirstPause;
     return half;
   }
   const bool ended = held->svid.not_after <= now;
   auto fresh = ended ? link_.rejoin(*held) : link_.renew(*held);
   if (fresh) {
-    use(std::move(*fresh));
+    // A replica of the authority may not have heard of it yet.
+    const bool still = is_tainted(fresh->svid, now);
+    use(fresh->bundle, &fresh->svid);
+    if (still) {
+      pause = std::min(pause * 2, kLastPause);
+      return 0;
+    }
     const std::lock_guard lock(mutex_);
     node_error_.clear();
     tell();
@@ -267,7 +299,15 @@ tl::expected<Trust, SourceFailure> EnrolledSource::trust() {
 }
 
 tl::expected<X509Svid, SourceFailure> EnrolledSource::obtain(const SpiffeId &id) {
-  auto svid = link_.sign_x509(*node(), id);
+  const auto held = node();
+  if (held->svid.not_after <= std::time(nullptr)) {
+    // Whoever asks with it is told so; what is to be done is said elsewhere.
+    const std::lock_guard lock(mutex_);
+    return failure(node_error_.empty() ? fmt::format("the SVID of this machine ended at {}",
+                                                     time_text(held->svid.not_after))
+                                       : node_error_);
+  }
+  auto svid = link_.sign_x509(*held, id);
   if (!svid) return failure(svid.error().message);
   return std::move(*svid);
 }

@@ -212,6 +212,9 @@ void Identities::State::look_at_trust() {
     const auto &current = holding.state.current;
     if (!current) continue;
     std::string complaint = judge.trust_complaint(current->svid, clock.now());
+    if (complaint.empty() && judge.is_tainted(current->svid, clock.now())) {
+      complaint = "its authority is about to leave the bundle";
+    }
     if (complaint.empty()) continue;
     holding.state.error = fmt::format("the SVID of {} is to be replaced: {}", uri, complaint);
     holding.asked_for = true;
@@ -278,9 +281,14 @@ void Identities::State::obtain(Holding &holding) {
     holding.retry.failed(clock);
     return;
   }
-  holding.asked_for = false;
-  holding.retry.clear();
   state.error.clear();
+  // A replica of the authority may not have heard of it yet.
+  holding.asked_for = judge.is_tainted(*svid, clock.now());
+  if (holding.asked_for) {
+    holding.retry.failed(clock);
+  } else {
+    holding.retry.clear();
+  }
   auto held = hold(std::move(*svid), source->issues(), clock);
   if (state.current && state.current->chain == held->chain) return;  // the same once more
   if (state.current) {

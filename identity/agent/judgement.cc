@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "identity/certificate.h"
 #include "identity/crl.h"
 #include "identity/private_key.h"
@@ -10,14 +12,15 @@
 namespace inlay::identity::agent {
 namespace {
 
-std::string chain_complaint(const X509Svid &svid, const BundleSet &bundles, std::time_t now) {
+std::string chain_complaint(const X509Svid &svid, const BundleSet &bundles, std::time_t now,
+                            PathRecord *record = nullptr) {
   const X509StackPtr chain(sk_X509_new_null());
   if (!chain) return "out of memory";
   for (const X509Ptr &certificate : svid.chain) {
     if (sk_X509_push(chain.get(), certificate.get()) <= 0) return "out of memory";
     X509_up_ref(certificate.get());
   }
-  const auto verified = verify_x509_svid(chain.get(), bundles, now);
+  const auto verified = verify_x509_svid(chain.get(), bundles, now, record);
   if (verified) return {};
   const VerifyFailure &failure = verified.error();
   return fmt::format("peers would refuse it: {}{}{}", sentence(failure.error),
@@ -26,7 +29,7 @@ std::string chain_complaint(const X509Svid &svid, const BundleSet &bundles, std:
 
 }  // namespace
 
-Judge::Judge(const Trust &trust) : crls_(trust.crls) {
+Judge::Judge(const Trust &trust) : crls_(trust.crls), tainted_(trust.tainted) {
   for (const auto &[trust_domain, bundle] : trust.bundles) {
     auto &authorities = bundles_[trust_domain].authorities;
     for (const std::string &der : bundle.x509_authorities) {
@@ -39,6 +42,13 @@ Judge::Judge(const Trust &trust) : crls_(trust.crls) {
 
 bool Judge::is_revoked(const X509Svid &svid) const {
   return revoked(svid.chain.front().get(), crls_);
+}
+
+bool Judge::is_tainted(const X509Svid &svid, std::time_t now) const {
+  if (tainted_.empty()) return false;
+  PathRecord path;
+  return chain_complaint(svid, bundles_, now, &path).empty() &&
+         std::ranges::find(tainted_, path.authority) != tainted_.end();
 }
 
 std::string Judge::trust_complaint(const X509Svid &svid, std::time_t now) const {

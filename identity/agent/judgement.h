@@ -21,10 +21,13 @@ class Judge {
   // Of those, what another bundle or CRL could have changed.
   std::string trust_complaint(const X509Svid &svid, std::time_t now) const;
   bool is_revoked(const X509Svid &svid) const;
+  // Whether it rests on a tainted authority: peers take it, but not for long.
+  bool is_tainted(const X509Svid &svid, std::time_t now) const;
 
  private:
   BundleSet bundles_;
   std::vector<std::string> crls_;
+  std::vector<std::array<std::uint8_t, 32>> tainted_;
 };
 
 // "" while `svid` is in its time by the clock here. Says both times otherwise.

@@ -2,6 +2,8 @@
 // files_source, workload_api_source).
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <ctime>
 #include <map>
 #include <string>
@@ -28,6 +30,9 @@ struct GrantedEntry {
 struct Trust {
   std::map<std::string, TrustDomainBundle, std::less<>> bundles;  // by trust domain
   std::vector<std::string> crls;                                  // DER
+  // Authorities of the bundles that are about to leave them, by public_key_digest(): what rests on
+  // them is good, and to be replaced at once.
+  std::vector<std::array<std::uint8_t, 32>> tainted;
   std::vector<GrantedEntry> granted;
   bool operator==(const Trust &) const = default;
 };

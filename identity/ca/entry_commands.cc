@@ -41,12 +41,6 @@ std::string workload_id(const State &state, const std::string &text) {
     throw Failure{fmt::format("{} is no workload of the trust domain {}", id->uri(),
                               state.config.trust_domain)};
   }
-  if (id->path() == "/inlay" || id->path().starts_with("/inlay/")) {
-    throw Failure{
-        fmt::format("{} is below /inlay/, which is for machines and the authority itself: "
-                    "choose another path",
-                    id->uri())};
-  }
   return id->uri();
 }
 

@@ -121,6 +121,7 @@ tl::expected<enrolment::NodeState, Status> EnrolmentService::state_of(const std:
     if (bundle != in_force->bundles.end()) (*state.mutable_bundles())[domain] = bundle->second;
   }
   for (const std::string &crl : in_force->crls) state.add_crls(crl);
+  for (const auto &root : in_force->signer.tainted()) state.add_tainted(root.data(), root.size());
   return state;
 }
 

@@ -57,6 +57,10 @@ tl::expected<Signer, std::string> Signer::open(const AuthorityRows &rows, std::u
       continue;  // of the time before it was an upstream's
     } else if (row.kind == AuthorityKind::root) {
       made.bundle_.x509_authorities.push_back(row.certificate);
+      if (row.state != AuthorityState::tainted) continue;
+      const X509Ptr root = certificate_of(row);
+      if (!root) return tl::unexpected(fmt::format("the root {} is damaged", row.id));
+      made.tainted_.push_back(public_key_digest(root.get()));
     } else if (signs_crls(row)) {
       const auto root = std::find_if(rows.begin(), rows.end(), [&](const AuthorityRow &other) {
         return other.id == row.issuer;
@@ -68,7 +72,6 @@ tl::expected<Signer, std::string> Signer::open(const AuthorityRows &rows, std::u
       if (!authority) return tl::unexpected(std::move(authority.error()));
       made.issuers_.emplace(row.id, std::move(*authority));
       if (row.state == AuthorityState::active) made.issuer_ = row.id;
-      if (row.state == AuthorityState::tainted) made.tainted_.push_back(row.id);
     }
   }
   if (const auto current = made.issuers_.find(made.issuer_); current != made.issuers_.end()) {

@@ -86,8 +86,9 @@ class Signer {
 
   // public_key_digest() of the root that what is signed now ends at: the pin of tokens.
   const std::array<std::uint8_t, 32> &pin() const noexcept { return pin_; }
-  // IDs of issuers (Issuance::issuer) whose SVIDs are to be replaced at once.
-  const std::vector<std::string> &tainted() const noexcept { return tainted_; }
+  // public_key_digest() of the roots in the bundle under which everything is to be replaced at
+  // once.
+  const std::vector<std::array<std::uint8_t, 32>> &tainted() const noexcept { return tainted_; }
   std::uint64_t generation() const noexcept { return bundle_.sequence; }
   const std::string &trust_domain() const noexcept { return trust_domain_; }
 
@@ -101,7 +102,7 @@ class Signer {
   std::time_t jwt_not_after_ = 0;
   TrustDomainBundle bundle_;
   std::array<std::uint8_t, 32> pin_{};
-  std::vector<std::string> tainted_;
+  std::vector<std::array<std::uint8_t, 32>> tainted_;
 };
 
 }  // namespace inlay::identity::ca

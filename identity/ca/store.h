@@ -172,7 +172,8 @@ class Store {
   Stored<std::vector<Node>> nodes() const;  // by name
   Stored<Node> node(std::string_view name) const;
   // Whoever shows the SVID of this serial number as that of `node`: enrolled, and the SVID was
-  // issued to it and is not revoked; else `refused`, with the reason.
+  // issued to it, and neither it nor the root it rests on is revoked; else `refused`, with the
+  // reason.
   Stored<Node> check_node(std::string_view node, std::string_view serial, std::time_t now) const;
   // For a node whose SVID has ended, when it comes with the key it had. True: it was approved and
   // is enrolled again. False: it waits now for an administrator. Another key, a revoked or an

@@ -6,6 +6,7 @@
 
 #include "identity/ca/store_sql.h"
 #include "identity/certificate.h"
+#include "identity/spiffe_id.h"
 #include "identity/trust_domain_bundle.h"
 #include "policy/glob.h"
 
@@ -43,6 +44,17 @@ bool Entry::for_node(std::string_view node) const noexcept {
 }
 
 Stored<Entry> Store::add_entry(Entry entry) {
+  const auto id = SpiffeId::parse(entry.spiffe_id);
+  if (!id || id->path().empty()) {
+    return store_failure(StoreProblem::refused,
+                         fmt::format("\"{}\" is no workload's", printable(entry.spiffe_id)));
+  }
+  if (id->path() == "/inlay" || id->path().starts_with("/inlay/")) {
+    return store_failure(StoreProblem::refused,
+                         fmt::format("{} is below /inlay/, which is for machines and the authority "
+                                     "itself: choose another path",
+                                     id->uri()));
+  }
   entry.id = new_id();
   if (entry.id.empty()) return store_failure(StoreProblem::internal, "OpenSSL has no random bytes");
   return in_transaction(*database_, [&](Statements &run) -> Stored<Entry> {

@@ -129,29 +129,39 @@ Stored<Node> Store::node(std::string_view name) const {
 
 Stored<Node> Store::check_node(std::string_view name, std::string_view serial,
                                std::time_t now) const {
-  auto found = node(name);
-  if (!found && found.error().problem == StoreProblem::not_found) {
-    return store_failure(StoreProblem::refused,
-                         fmt::format("there is no node \"{}\" here", printable(name)));
-  }
-  if (!found) return found;
-  if (found->state == NodeState::revoked) {
-    return store_failure(StoreProblem::refused, fmt::format("the node {} is revoked", name));
-  }
-  auto shown = issuance(serial);
-  if (!shown && shown.error().problem != StoreProblem::not_found) {
-    return tl::unexpected(std::move(shown.error()));
-  }
-  if (!shown || shown->node != name || shown->not_after < now) {
-    return store_failure(StoreProblem::refused,
-                         fmt::format("the SVID {} is none of the node {}, or ended long ago",
-                                     printable(serial), name));
-  }
-  if (shown->revoked_at != 0) {
-    return store_failure(StoreProblem::refused,
-                         fmt::format("the SVID {} of the node {} is revoked", serial, name));
-  }
-  return found;
+  const auto refused = [](std::string why) {
+    return store_failure(StoreProblem::refused, std::move(why));
+  };
+  return in_transaction(*database_, [&](Statements &run) -> Stored<Node> {
+    const Rows rows =
+        run(fmt::format("SELECT its.*, shown.not_after, shown.revoked_at, authorities.state"
+                        " FROM (SELECT {} FROM nodes WHERE name = $1) AS its"
+                        " LEFT JOIN issued AS shown ON shown.serial = $2 AND shown.node = its.name"
+                        " LEFT JOIN authorities ON authorities.id = shown.issuer",
+                        kNodeColumns),
+            {cell(name), cell(serial)});
+    if (rows.empty()) {
+      return refused(fmt::format("there is no node \"{}\" here", printable(name)));
+    }
+    Node found = node_of(rows[0]);
+    if (found.state == NodeState::revoked) {
+      return refused(fmt::format("the node {} is revoked", name));
+    }
+    if (rows[0].null(8) || rows[0].number(8) < now) {
+      return refused(fmt::format("the SVID {} is none of the node {}, or ended long ago",
+                                 printable(serial), name));
+    }
+    if (rows[0].number(9) != 0) {
+      return refused(fmt::format("the SVID {} of the node {} is revoked", serial, name));
+    }
+    // A connection outlives the bundle that its certificate was verified by.
+    if (!rows[0].null(10) &&
+        static_cast<AuthorityState>(rows[0].number(10)) == AuthorityState::revoked) {
+      return refused(
+          fmt::format("the SVID {} of the node {} rests on a root that is revoked", serial, name));
+    }
+    return found;
+  });
 }
 
 Stored<bool> Store::rejoin(std::string_view name, std::string_view key_digest, std::time_t now) {

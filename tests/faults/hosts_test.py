@@ -4,10 +4,13 @@ between them, under nothing but `inlay run --`. Root alone can make them."""
 
 import json
 import pathlib
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -16,6 +19,7 @@ from support import BUILD, INLAY, PATIENCE, until
 DOMAIN = "hosts.test"
 REDIS, CLIENT = "/usr/bin/redis-server", "/usr/bin/redis-cli"
 PORT = 6379
+CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 POLICY = f"""trust_domain = "{DOMAIN}"
 [identity]
 agent = "unix:///run/inlay/agent.sock"
@@ -23,8 +27,6 @@ agent = "unix:///run/inlay/agent.sock"
 inbound = "deny"
 outbound = "deny"
 """
-
-
 class Host:
     """A machine: own network, own name, own /run and /var/lib."""
 
@@ -63,9 +65,9 @@ class Host:
         self.started.append(subprocess.Popen(self.words(command), stdout=subprocess.DEVNULL,
                                              stderr=subprocess.DEVNULL))
 
-    def stop(self):
+    def stop(self, how=signal.SIGTERM):
         for child in self.started:
-            child.terminate()
+            child.send_signal(how)
         for child in self.started:
             child.wait(PATIENCE)
         self.started = []
@@ -80,38 +82,54 @@ class Host:
         assert f"this machine is now spiffe://{DOMAIN}/inlay/node/{self.name}\n" in out, out
         self.agent()
 
-    def agent(self, config="/var/lib/agent.toml"):
-        self.start(INLAY, "agent", "--config", config)
+    def agent(self, config="/var/lib/agent.toml", under=()):
+        self.start(*under, INLAY, "agent", "--config", config)
 
     def ready(self):
         return self.run(INLAY, "status").returncode == 0
+
+    def status(self):
+        return json.loads(self.run(INLAY, "status", "--json").stdout)
+
+    def roots(self):
+        """The authorities that this machine's agent trusts."""
+        return {root["subject"] for root in self.status()["authorities"]}
+
+    def intermediates(self, of):
+        """Of the machine's own SVID, or as the redis of another shows them to whoever connects."""
+        text = self.do("cat", "/var/lib/inlay/node/node.pem") if of is self else self.run(
+            "openssl", "s_client", "-connect", f"{of.address}:{PORT}", "-showcerts", input="").stdout
+        return CERTIFICATE.findall(text)[1:]
 
     def redis(self, to, *words):
         done = self.run(INLAY, "run", "--", CLIENT, "-h", to.address, "-p", PORT, *words)
         return done.stdout.strip() if done.returncode == 0 else ""
 
 
-class Hosts(unittest.TestCase):
+class Machines(unittest.TestCase):
+    """An authority, and machines that can reach it."""
+
+    MACHINES = 3
+
     @classmethod
     def setUpClass(cls):
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="inlay-hosts-"))
         cls.authority = Host("authority", "10.87.0.1")
-        cls.first, cls.second, cls.third = (
-            Host(f"host-{n}", f"10.87.0.{10 + n}", cls.authority) for n in (1, 2, 3))
+        cls.machines = [Host(f"host-{n}", f"10.87.0.{10 + n}", cls.authority) for n in range(1, cls.MACHINES + 1)]
         (cls.folder / "ca.toml").write_text(
             f'trust_domain = "{DOMAIN}"\nlisten = "{cls.authority.address}:8443"\n'
             f'state = "{cls.folder}/state"\n[log]\nfile = "{cls.folder}/audit.jsonl"\n')
         cls.serve()
 
     @classmethod
-    def serve(cls):
+    def serve(cls, *under):
         before = len(cls.events(event="authority"))
-        cls.authority.start(INLAY, "ca", "serve", "--config", cls.folder / "ca.toml")
+        cls.authority.start(*under, INLAY, "ca", "serve", "--config", cls.folder / "ca.toml")
         until(lambda: len(cls.events(event="authority")) > before, "the authority listens")
 
     @classmethod
     def tearDownClass(cls):
-        for host in (cls.first, cls.second, cls.third, cls.authority):
+        for host in (*cls.machines, cls.authority):
             host.close()
         shutil.rmtree(cls.folder)
 
@@ -131,6 +149,55 @@ class Hosts(unittest.TestCase):
         policy.write_text(POLICY + rule)
         self.ca("entry", "add", "--id", f"spiffe://{DOMAIN}/{name}", "--node", node, "--selector",
                 f"executable={executable}", "--policy", policy)
+
+
+class Hosts(Machines):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.first, cls.second, cls.third = cls.machines
+
+    def rotate_the_root(self):
+        """From one root to another, while the second machine asks the first without a pause."""
+        hosts = (self.first, self.second, self.third)
+        old_root, old = self.first.roots(), self.first.intermediates(self.first)
+        self.assertEqual(self.third.intermediates(self.first), old)
+        answers, ending = [], threading.Event()
+
+        def ask():
+            while not ending.is_set():
+                answers.append(self.second.redis(self.first, "GET", "key"))
+
+        def waiting_client():
+            lines = self.second.redis(self.first, "CLIENT", "LIST").splitlines()
+            return [line.split()[0] for line in lines if "cmd=blpop" in line]
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        self.addCleanup(asking.join)
+        self.addCleanup(ending.set)
+        self.second.start(INLAY, "run", "--", CLIENT, "-h", self.first.address, "-p", PORT, "BLPOP", "never", 0)
+        session = until(waiting_client, "a session that stays open")
+
+        self.ca("rotate", "prepare")
+        until(lambda: all(len(host.roots()) == 2 for host in hosts), "all have the new root")
+        self.ca("rotate", "activate", "--now")
+        self.assertEqual(self.third.intermediates(self.first), old)
+        self.ca("rotate", "taint")
+        until(lambda: all(host.intermediates(host) != old for host in hosts), "the machines rest on the new root")
+        new = self.first.intermediates(self.first)
+        until(lambda: self.third.intermediates(self.first) == new, "and so does redis")
+        until(lambda: all(one["rotations"] for host in hosts for one in host.status()["identities"]), "and clients")
+        self.assertEqual(waiting_client(), session)
+        self.ca("rotate", "revoke")
+        until(lambda: all(len(host.roots()) == 1 for host in hosts), "the old root is gone")
+        self.assertTrue(old_root.isdisjoint(self.first.roots()))
+        until(lambda: waiting_client() != session, "what rested on it is cut")
+        count = len(answers)
+        until(lambda: len(answers) > count + 2, "they go on")
+        ending.set()
+        asking.join()
+        self.assertEqual(set(answers), {"value"})
 
     def test_the_life_of_machines(self):
         outward = (f'[[outbound]]\nname = "redis"\nto = "{self.first.address}"\nport = {PORT}\nmode = "strict"\n'
@@ -158,16 +225,19 @@ class Hosts(unittest.TestCase):
         self.assertEqual(self.second.redis(self.first, "GET", "key"), "value")
         self.serve()
 
+        self.rotate_the_root()
+
         # A machine that was stolen.
         self.ca("revoke", "--node", "host-2", "--reason", "stolen")
         until(lambda: self.second.redis(self.first, "GET", "key") == "", "the revoked machine is refused")
-        until(lambda: self.events(event="refused", node="host-2"), "and has nothing to say to the authority")
+        serial = self.events(event="renewed", node="host-2")[-1]["serial"]
+        until(lambda: self.events(event="refused", serial=serial), "and has nothing to say to the authority")
         self.assertIn("revoked", self.ca("agents"))
 
         # And one that leaves.
         self.third.stop()
         self.assertIn("has left", self.third.do(INLAY, "leave", "--config", "/var/lib/agent.toml"))
-        self.assertEqual(self.third.do("ls", "-A", "/var/lib/inlay").strip(), "")
+        self.assertNotEqual(self.third.run("ls", "/var/lib/inlay").returncode, 0)
         again = self.third.run(INLAY, "leave", "--config", "/var/lib/agent.toml")
         self.assertEqual(again.returncode, 1)
 

@@ -8,6 +8,7 @@
 
 #include "certificates.h"
 #include "identities_setup.h"
+#include "identity/certificate.h"
 
 using namespace inlay::identity;
 using namespace inlay::identity::agent;
@@ -375,4 +376,45 @@ TEST_CASE("the thread renews, hears of other entries, and ends with its object")
   changed.wait(lock, [&] {
     return identities.view()->trust.bundles.at("example.org").x509_authorities.size() == 2;
   });
+}
+
+TEST_CASE("T20 a tainted authority: what rests on it stays good, and is replaced at once") {
+  std::vector<std::array<std::uint8_t, 32>> tainted;
+  Setup setup({id("web")}, {.change_trust = [&](auto &trust) {
+                if (trust) trust->tainted = tainted;
+              }});
+  const auto before = setup.state().current;
+  const std::string &der = setup.seen->trust.bundles.at("example.org").x509_authorities[0];
+  const auto root =
+      certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()});
+  tainted = {public_key_digest(root.get())};
+  setup.by.outage = "the authority is down";
+  setup.news();
+  setup.identities->renew();
+  CHECK(setup.state().current == before);
+  setup.by.outage.clear();
+  setup.clock.pass(30);
+  setup.identities->renew();
+  const auto second = setup.state().current;
+  CHECK(second != before);
+  CHECK(setup.why().empty());
+  // One who has not heard of it signs with the tainted one still: it is asked again, not at once.
+  const int asked = setup.by.obtained;
+  CHECK(setup.identities->renew() >= 500);
+  CHECK(setup.by.obtained == asked);
+  tainted.clear();
+  setup.news();
+  setup.clock.pass(30);
+  setup.identities->renew();
+  CHECK(setup.by.obtained == asked + 1);
+  CHECK(setup.state().current != second);
+  setup.clock.pass(30);
+  setup.identities->renew();
+  CHECK(setup.by.obtained == asked + 1);
+
+  // Another one than its own changes nothing.
+  tainted = {{}};
+  setup.news();
+  setup.identities->renew();
+  CHECK(setup.by.obtained == asked + 1);
 }

@@ -17,6 +17,7 @@
 #include "identity/agent/authority_link.h"
 #include "identity/agent/enrolled_source.h"
 #include "identity/agent/identities.h"
+#include "identity/agent/judgement.h"
 #include "identity/ca/database.h"
 #include "identity/ca/server.h"
 #include "identity/certificate.h"
@@ -312,6 +313,56 @@ TEST_CASE("renewal makes another key; the new SVID works, and so does the old on
   REQUIRE_MESSAGE(fresh, fresh.error().message);
   CHECK(EVP_PKEY_eq(fresh->svid.key.get(), node.svid.key.get()) != 1);
   CHECK(authority.link.sign_x509(*fresh, id_of(kWeb)));
+}
+
+TEST_CASE("a tainted root: the machine's own SVID is replaced at once, and that of its workloads") {
+  Issuer authority;
+  REQUIRE(agent::save_node(authority.folder.path + "/node", authority.enrolled("web-1")));
+  authority.entry("web-1");
+  const auto change = [&](auto how) {
+    REQUIRE(authority.store->change_authorities(
+        [&](AuthorityRows &rows) -> Stored<void> { return how(rows, std::time(nullptr)); }));
+  };
+  auto opened =
+      agent::open_enrolled({.folder = authority.folder.path + "/node", .trust_domain = kDomain});
+  REQUIRE(opened);
+  agent::Source &source = **opened;
+  const auto roots = [&](std::size_t count) {
+    return trust_when(source, [&](const agent::Trust &it) {
+      return it.bundles.at(kDomain).x509_authorities.size() == count;
+    });
+  };
+  roots(1);
+  const auto old = source.obtain(id_of(kWeb));
+  REQUIRE(old);
+  const RotationSettings settings{.trust_domain = kDomain};
+  change([&](AuthorityRows &rows, std::time_t now) {
+    return prepare_root(rows, *authority.seal, settings, now);
+  });
+  roots(2);
+  change([&](AuthorityRows &rows, std::time_t now) {
+    return activate_root(rows, *authority.seal, settings, now, true);
+  });
+  change([&](AuthorityRows &rows, std::time_t now) { return taint_root(rows, now); });
+  const auto trust = trust_when(source, [](const agent::Trust &it) { return !it.tainted.empty(); });
+  const agent::Judge judge(trust);
+  const std::time_t now = std::time(nullptr);
+  CHECK(judge.trust_complaint(*old, now).empty());
+  CHECK(judge.is_tainted(*old, now));
+  const auto fresh = source.obtain(id_of(kWeb));
+  REQUIRE_MESSAGE(fresh, fresh.error().message);
+  CHECK(!judge.is_tainted(*fresh, now));
+  while (!has(authority.log(), "renewed|web-1|")) std::this_thread::yield();
+  // When the root is gone, the machine is still one of the trust domain, by what it has kept.
+  change([&](AuthorityRows &rows, std::time_t at) { return revoke_root(rows, at); });
+  roots(1);
+  CHECK(source.obtain(id_of(kWeb)));
+  opened->reset();
+  const auto kept = agent::load_node(authority.folder.path + "/node", {});
+  REQUIRE(kept);
+  CHECK(kept->bundle.x509_authorities.size() == 1);
+  CHECK(agent::Judge(trust).is_tainted(kept->svid, now) == false);
+  CHECK(authority.link.sign_x509(*kept, id_of(kWeb)));
 }
 
 TEST_CASE("an agent's source has entries and bundles, hears of changes, and outlives the server") {

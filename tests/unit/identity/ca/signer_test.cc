@@ -267,10 +267,11 @@ TEST_CASE("a root is replaced without a moment in which peers refuse each other"
 
   REQUIRE(taint_root(life.rows, life.now));
   const Signer tainted = life.signer();
-  CHECK(tainted.tainted() == std::vector{old.issuance.issuer});
+  CHECK(tainted.tainted() == std::vector{before.pin()});
   CHECK_FALSE(verdict(old.chain, tainted, life.now - kDay));
   REQUIRE(revoke_root(life.rows, life.now));
   const Signer revoked = life.signer();
+  CHECK(revoked.tainted().empty());
   CHECK(revoked.bundle().x509_authorities.size() == 1);
   CHECK(verdict(old.chain, revoked, life.now - kDay) == VerifyError::untrusted);
   CHECK_FALSE(verdict(renewed.chain, revoked, life.now));

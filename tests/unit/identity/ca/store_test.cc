@@ -231,6 +231,31 @@ TEST_CASE_TEMPLATE("an SVID shown by another node, or unknown, is not taken", Ke
   CHECK(refused(store.revoke_svid("ff", "", kNow), StoreProblem::not_found, "serial number ff"));
 }
 
+TEST_CASE_TEMPLATE("an SVID under a root that is revoked is not taken, whatever showed it", Kept,
+                   Sqlite, Postgres) {
+  const Kept kept;
+  Store store = open(kept);
+  enroll(store, "web-1", 's', 'k');
+  const auto move = [&](AuthorityState state) {
+    REQUIRE(store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
+      if (rows.empty()) rows.push_back({.id = "i", .kind = AuthorityKind::intermediate});
+      rows[0].state = state;
+      return {};
+    }));
+  };
+  move(AuthorityState::active);
+  Issuance first = issuance("a1", "web-1");
+  first.issuer = "i";
+  REQUIRE(store.record(first, "", true));
+  for (const auto state :
+       {AuthorityState::active, AuthorityState::retired, AuthorityState::tainted}) {
+    move(state);
+    CHECK(store.check_node("web-1", "a1", kNow));
+  }
+  move(AuthorityState::revoked);
+  CHECK(refused(store.check_node("web-1", "a1", kNow), StoreProblem::refused, "rests on a root"));
+}
+
 TEST_CASE_TEMPLATE("a node revoked while it is issued something: refused, or on the list", Kept,
                    Sqlite, Postgres) {
   const Kept kept;
@@ -293,6 +318,14 @@ TEST_CASE_TEMPLATE("entries: each is kept as it was given, and goes to the nodes
   CHECK(added->id.size() == 12);
   CHECK(store.generation().value() == 2);
   CHECK(store.entries().value() == std::vector{*added});
+  for (const char *id : {"spiffe://example.org/inlay", "spiffe://example.org/inlay/node/db-1",
+                         "spiffe://example.org/inlay/ca", "spiffe://example.org", "redis"}) {
+    Entry taken = entry;
+    taken.spiffe_id = id;
+    CHECK(refused(
+        store.add_entry(taken), StoreProblem::refused,
+        std::string(id).find("/inlay") != std::string::npos ? "below /inlay/" : "no workload"));
+  }
   entry.hint = "another";
   CHECK(refused(store.add_entry(entry), StoreProblem::exists, "already"));
   entry.nodes = "db-1";
