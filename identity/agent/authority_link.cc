@@ -23,8 +23,6 @@ Failure failed(std::string message, grpc::StatusCode code = grpc::StatusCode::UN
   return Failure(AuthorityError{std::move(message), code});
 }
 
-PkeyPtr make_key() { return PkeyPtr(EVP_PKEY_Q_keygen(library_context(), nullptr, "EC", "P-256")); }
-
 BundleSet bundles_of(const Node &node) {
   BundleSet out;
   auto &authorities = out[std::string(node.svid.id.trust_domain())].authorities;
@@ -105,11 +103,11 @@ tl::expected<std::unique_ptr<enrolment::Enrolment::Stub>, AuthorityError> Author
 
 tl::expected<Node, AuthorityError> AuthorityLink::enroll(const std::string &where,
                                                          const EnrolmentToken &token,
-                                                         const std::string &hostname) {
+                                                         const std::string &hostname, PkeyPtr key) {
   std::string trust_domain;
   auto stub = open(where, {token.pin, nullptr, ""}, nullptr, &trust_domain);
   if (!stub) return tl::unexpected(stub.error());
-  PkeyPtr key = make_key();
+  if (!key) key = make_node_key();
   enrolment::EnrollRequest request;
   request.set_token_secret(token.secret.data(), token.secret.size());
   request.set_csr(key ? make_csr(key.get()) : "");
@@ -127,7 +125,7 @@ tl::expected<Node, AuthorityError> AuthorityLink::enroll(const std::string &wher
 tl::expected<Node, AuthorityError> AuthorityLink::renew(const Node &node) {
   auto stub = connect(node);
   if (!stub) return tl::unexpected(stub.error());
-  PkeyPtr key = make_key();
+  PkeyPtr key = make_node_key();
   enrolment::RenewRequest request;
   request.set_csr(key ? make_csr(key.get()) : "");
   auto answer = call(node.authority, **stub, &enrolment::Enrolment::Stub::Renew, request);
@@ -157,7 +155,7 @@ tl::expected<X509Svid, AuthorityError> AuthorityLink::sign_x509(const Node &node
                                                                 const SpiffeId &id) {
   auto stub = connect(node);
   if (!stub) return tl::unexpected(stub.error());
-  PkeyPtr key = make_key();
+  PkeyPtr key = make_node_key();
   enrolment::SignX509Request request;
   request.set_spiffe_id(id.uri());
   request.set_csr(key ? make_csr(key.get()) : "");

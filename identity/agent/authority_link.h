@@ -25,9 +25,10 @@ struct AuthorityError {
 
 class AuthorityLink {
  public:
-  // Spends the token: a new key, and the node that comes of it. `where` is HOST:PORT.
+  // Spends the token: the node that comes of it. `where` is HOST:PORT; `key` is the node's, a new
+  // one when it is null. The same token with the same key gives the same node again.
   tl::expected<Node, AuthorityError> enroll(const std::string &where, const EnrolmentToken &token,
-                                            const std::string &hostname);
+                                            const std::string &hostname, PkeyPtr key = nullptr);
   // A new key and SVID, by the one that `node` has.
   tl::expected<Node, AuthorityError> renew(const Node &node);
   // The same when that has ended: with its key, and only when an administrator approved.

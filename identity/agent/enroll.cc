@@ -205,10 +205,17 @@ int enroll(const EnrollOptions &options) {
   }
   ::chmod(state.c_str(), 0700);
 
+  auto key = enrolling_key(state, token->secret_digest(), {});
+  if (!key) return complain("enroll", key.error());
   AuthorityLink link;
-  const auto node = link.enroll(url->where, *token, hostname());
+  const auto node = link.enroll(url->where, *token, hostname(), std::move(*key));
+  // Refused: the key is of no use. Anything else: the token may be spent, and only with this key
+  // it is good once more.
+  if (!node && node.error().code == grpc::StatusCode::PERMISSION_DENIED)
+    forget_enrolling_key(state);
   if (!node) return complain("enroll", node.error().message);
   if (const auto saved = save_node(state, *node); !saved) return complain("enroll", saved.error());
+  forget_enrolling_key(state);
   const auto written = write_config(config, node->svid.id.trust_domain(), state);
   if (!written) return complain("enroll", written.error());
 
@@ -247,12 +254,13 @@ int leave(const LeaveOptions &options) {
   if (const auto text = read_file(config, 1 << 20); text && text->bytes.starts_with(kMark)) {
     if (::unlink(config.c_str()) == 0) gone.push_back(config);
   }
-  for (const char *name : {"node.pem", "authority.json", "granted.pb", "node.pem.new",
-                           "authority.json.new", "granted.pb.new"}) {
-    const std::string path = state + "/" + name;
-    if (::unlink(path.c_str()) == 0) gone.push_back(path);
-    if (::access(path.c_str(), F_OK) == 0) {
-      return complain("leave", fmt::format("cannot remove {}: {}", path, std::strerror(errno)));
+  for (const char *name : {"node.pem", "authority.json", "granted.pb", "enrolling.pem"}) {
+    for (const char *half_written : {"", ".new"}) {
+      const std::string path = fmt::format("{}/{}{}", state, name, half_written);
+      if (::unlink(path.c_str()) == 0) gone.push_back(path);
+      if (::access(path.c_str(), F_OK) == 0) {
+        return complain("leave", fmt::format("cannot remove {}: {}", path, std::strerror(errno)));
+      }
     }
   }
   remove_empty_folders(state, config);

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 #include <openssl/crypto.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "identity/agent/kept_file.h"
 #include "identity/file.h"
+#include "identity/private_key.h"
 
 namespace inlay::identity::agent {
 namespace {
@@ -14,6 +16,7 @@ namespace {
 constexpr const char *kNodeFile = "node.pem";
 constexpr const char *kAuthorityFile = "authority.json";
 constexpr const char *kGrantedFile = "granted.pb";
+constexpr const char *kEnrollingFile = "enrolling.pem";
 
 using Failure = tl::unexpected<std::string>;
 
@@ -78,6 +81,40 @@ tl::expected<void, std::string> save_node(const std::string &folder, const Node 
   OPENSSL_cleanse(identity.data(), identity.size());
   if (written) written = replace_kept_file(folder, kAuthorityFile, json.dump(2) + "\n");
   return written;
+}
+
+PkeyPtr make_node_key() {
+  return PkeyPtr(EVP_PKEY_Q_keygen(library_context(), nullptr, "EC", "P-256"));
+}
+
+tl::expected<PkeyPtr, std::string> enrolling_key(const std::string &folder,
+                                                 std::string_view token_digest,
+                                                 std::span<const uid_t> owners) {
+  std::string digits;
+  for (const char byte : token_digest)
+    digits += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  const std::string head = fmt::format("For the token whose secret has the SHA-256 {}\n", digits);
+  // One that others could read is no secret any more, and one of another token is that one's.
+  if (auto kept = read_kept_file(in(folder, kEnrollingFile), owners); kept) {
+    const bool usable =
+        kept->bytes.starts_with(head) && key_permission_complaint(kept->status).empty();
+    auto key = usable ? private_key_from_pem(kept->bytes) : tl::unexpected(std::string());
+    OPENSSL_cleanse(kept->bytes.data(), kept->bytes.size());
+    if (key) return key;
+  }
+  PkeyPtr key = make_node_key();
+  std::string pem = key ? key_and_chain_pem(key.get(), {}) : std::string();
+  if (pem.empty()) return Failure("OpenSSL could not make a key");
+  auto written = make_kept_folder(folder);
+  pem.insert(0, head);
+  if (written) written = replace_kept_file(folder, kEnrollingFile, pem);
+  OPENSSL_cleanse(pem.data(), pem.size());
+  if (!written) return Failure(written.error());
+  return key;
+}
+
+void forget_enrolling_key(const std::string &folder) {
+  ::unlink(in(folder, kEnrollingFile).c_str());
 }
 
 std::string load_granted(const std::string &folder, std::span<const uid_t> owners) {

@@ -4,6 +4,7 @@
 //   FOLDER/authority.json  where the authority is, the pin of its root, its trust bundle
 //   FOLDER/granted.pb      what it was granted last (NodeState of enrolment.proto): a machine that
 //                          starts while the authority is down goes on with that
+//   FOLDER/enrolling.pem   the key of an enrolment whose answer is not in yet; 0600
 #pragma once
 
 #include <sys/types.h>
@@ -34,6 +35,15 @@ tl::expected<void, std::string> save_node(const std::string &folder, const Node 
 // "" when there is none.
 std::string load_granted(const std::string &folder, std::span<const uid_t> owners);
 tl::expected<void, std::string> save_granted(const std::string &folder, std::string_view bytes);
+
+PkeyPtr make_node_key();  // P-256
+// The key to enrol with by the token of that digest: the one of the last attempt, whose answer may
+// have been lost, or a new one, which is on the disk before it is used.
+tl::expected<PkeyPtr, std::string> enrolling_key(const std::string &folder,
+                                                 std::string_view token_digest,
+                                                 std::span<const uid_t> owners);
+// The answer is in.
+void forget_enrolling_key(const std::string &folder);
 
 // Lower-case hexadecimal, and back.
 std::string pin_text(const rpc::Pin &pin);

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""The life of an enrolled machine beyond good days: an answer that is lost, restarts, an outage longer than its own
+SVID lives. Root alone can make the machines."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import hosts_test
+from hosts_test import CLIENT, DOMAIN
+from support import BUILD, INLAY, PATIENCE, until
+
+RESTARTS = 100 if os.environ.get("INLAY_FULL") else 12
+LATER = ["env", f"LD_PRELOAD={BUILD}/tests/faults/liblater.so", f"INLAY_TEST_LATER={2 * 86400}"]
+
+# Lets all through to the authority, and of what it answers all until the token is spent: its audit log says so before
+# the answer leaves it.
+RELAY = """
+import pathlib, socket, sys, threading
+listener = socket.create_server((sys.argv[1], 9443))
+print("up", flush=True)
+client, server = listener.accept()[0], socket.create_connection((sys.argv[1], 8443))
+def forward(source, to, cut):
+    while data := source.recv(65536):
+        if not cut(): to.sendall(data)
+is_spent = lambda: '"event":"enrolled","node":"lost"' in pathlib.Path(sys.argv[2]).read_text()
+threading.Thread(target=forward, args=(server, client, is_spent), daemon=True).start()
+threading.Thread(target=forward, args=(client, server, lambda: False), daemon=True).start()
+input()
+"""
+
+
+class NodeLife(hosts_test.Machines):
+    MACHINES = 2
+
+    def tearDown(self):
+        for host in self.machines:
+            host.stop()
+            host.run(INLAY, "leave", "--config", "/var/lib/agent.toml")
+
+    def joined(self):
+        """A machine with one entry, its agent ready."""
+        host = self.machines[0]
+        self.entry("client", host.name, CLIENT, "")
+        self.addCleanup(lambda: self.ca("entry", "remove", json.loads(self.ca("entry", "list", "--json"))[0]["id"]))
+        host.join(self.authority, self.ca("token", "--node", host.name))
+        until(host.ready, "the machine is ready")
+        return host
+
+    def test_a_lost_answer(self):
+        """The connection is cut when the authority has answered, and nothing of that has arrived."""
+        host, token = self.machines[0], self.ca("token", "--node", "lost")
+        other = self.machines[1]
+        enroll = lambda port: [INLAY, "enroll", f"https://{self.authority.address}:{port}", "--no-start", "--config",
+                               "/var/lib/lost.toml", "--state", "/var/lib/lost"]
+        relay = subprocess.Popen(self.authority.words([sys.executable, "-c", RELAY, self.authority.address,
+                                                       self.folder / "audit.jsonl"]),
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(relay.kill)
+        self.assertEqual(relay.stdout.readline(), "up\n")
+        first = subprocess.Popen(host.words(enroll(9443)), text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(first.kill)
+        first.stdin.write(token)
+        first.stdin.flush()
+        until(lambda: self.events(event="enrolled", node="lost"), "the token is spent")
+        relay.communicate("cut\n", PATIENCE)
+        out, complaint = first.communicate(timeout=PATIENCE)
+        self.assertEqual((first.returncode, out), (1, ""), complaint)
+        self.assertEqual(host.do("ls", "/var/lib/lost"), "enrolling.pem\n")
+        self.assertEqual(host.do("stat", "-c", "%a", "/var/lib/lost/enrolling.pem"), "600\n")
+
+        # The token is another machine's now, whoever has it.
+        thief = other.run(*enroll(8443), input=token)
+        self.assertEqual(thief.returncode, 1)
+        self.assertIn("make another with inlay ca token", thief.stderr)
+        self.assertEqual(other.do("ls", "/var/lib/lost"), "")
+        again = host.run(*enroll(8443), input=token)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertIn("inlay/node/lost", again.stdout)
+        self.assertEqual(host.do("ls", "/var/lib/lost"), "authority.json\nnode.pem\n")
+
+    def test_many_restarts_and_a_new_boot(self):
+        host = self.joined()
+        state = lambda: {name: int(host.do("stat", "-c", "%s", f"/var/lib/inlay/node/{name}"))
+                         for name in host.do("ls", "-A", "/var/lib/inlay/node").split()}
+        svid, before = host.do("cat", "/var/lib/inlay/node/node.pem"), state()
+        for count in range(RESTARTS):
+            host.stop((signal.SIGTERM, signal.SIGKILL)[count % 2])
+            host.agent()
+            until(host.ready, "the agent is ready again")
+        self.assertEqual(host.do("cat", "/var/lib/inlay/node/node.pem"), svid)
+        self.assertEqual(state().keys(), before.keys())
+        self.assertLess(sum(state().values()), sum(before.values()) + 1024)
+        self.assertEqual(self.events(event="renewed"), [])
+
+        # /run is empty after a boot.
+        host.stop()
+        host.do("umount", "/run")
+        host.do("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+        host.agent()
+        until(host.ready, "the agent is ready after a boot")
+
+    def test_an_outage_longer_than_the_machine_s_own_svid(self):
+        host = self.joined()
+        host.stop()
+        self.authority.stop()
+        self.addCleanup(self.serve)
+        self.addCleanup(self.authority.stop)
+        self.serve(*LATER)
+        host.agent(under=LATER)
+        status = lambda: host.run(*LATER, INLAY, "status")
+        until(lambda: f"inlay ca agents approve {host.name}" in status().stdout, "status says what is to be done")
+        self.assertEqual(status().returncode, 1)
+        self.assertIn("the SVID of this machine ended at", status().stdout)
+        self.assertIn("waiting", self.ca("agents"))
+        self.assertIn("is let back in", self.ca("agents", "approve", host.name))
+        until(lambda: status().returncode == 0 and "nothing is wrong" in status().stdout, "it goes on")
+        self.assertEqual(len(self.events(event="rejoined", node=host.name)), 1)
+        self.assertIn("enrolled", self.ca("agents"))
+
+        # A machine that is revoked meanwhile stays outside.
+        host.stop()
+        self.ca("revoke", "--node", host.name, "--reason", "lost")
+        twice = [*LATER[:-1], f"INLAY_TEST_LATER={4 * 86400}"]
+        self.authority.stop()
+        self.serve(*twice)
+        host.agent(under=twice)
+        until(lambda: "it is revoked" in host.run(*twice, INLAY, "status").stdout, "status says that it is out")
+
+
+if __name__ == "__main__":
+    unittest.main()
