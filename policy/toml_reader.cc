@@ -97,6 +97,18 @@ bool TomlReader::take(const toml::table &table, std::string_view key, bool *out)
   return true;
 }
 
+bool TomlReader::take(const toml::table &table, std::string_view key, std::uint32_t most,
+                      std::uint32_t *out) {
+  const toml::node *node = table.get(key);
+  if (node == nullptr) return true;
+  const auto *number = node->as_integer();
+  if (number == nullptr || number->get() < 1 || number->get() > most) {
+    return fail(node->source(), fmt::format("{} must be a number from 1 to {}", key, most));
+  }
+  *out = static_cast<std::uint32_t>(number->get());
+  return true;
+}
+
 bool TomlReader::take_path(const toml::table &table, std::string_view key, std::string *out) {
   return take(table, key, out, [this](std::string_view text) { return parse_path(text, base_); });
 }

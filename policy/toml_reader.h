@@ -15,6 +15,7 @@
 #include <toml++/impl/preprocessor.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <initializer_list>
 #include <span>
@@ -69,6 +70,8 @@ class TomlReader {
   bool take(const toml::table &table, std::string_view key, const toml::table **out);
   bool take(const toml::table &table, std::string_view key, std::string *out);
   bool take(const toml::table &table, std::string_view key, bool *out);
+  // A whole number from 1 to `most`.
+  bool take(const toml::table &table, std::string_view key, std::uint32_t most, std::uint32_t *out);
   template <typename T, typename Parse>
   bool take(const toml::table &table, std::string_view key, T *out, Parse parse) {
     if (!table.contains(key)) return true;

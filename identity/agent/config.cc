@@ -204,15 +204,7 @@ bool ConfigReader::read_top(const toml::table &top) {
 
 bool ConfigReader::read_limits(const toml::table &table) {
   constexpr std::string_view kKey = "signatures_per_second";
-  if (!known_keys(table, "[limits]", {kKey})) return false;
-  const toml::node *node = table.get(kKey);
-  if (node == nullptr) return true;
-  const auto *number = node->as_integer();
-  if (number == nullptr || number->get() < 1 || number->get() > 1'000'000) {
-    return fail(node->source(), fmt::format("{} must be a number from 1 to 1000000", kKey));
-  }
-  config_.signatures = static_cast<std::uint32_t>(number->get());
-  return true;
+  return known_keys(table, "[limits]", {kKey}) && take(table, kKey, 1'000'000, &config_.signatures);
 }
 
 bool ConfigReader::read_source(const toml::table &table) {

@@ -18,6 +18,8 @@ using policy::LoadError;
 using policy::Value;
 
 constexpr std::time_t kDay = 86400;
+constexpr std::uint32_t kMostRate = 100'000;
+constexpr std::uint32_t kMostConnections = 1'000'000;
 
 // HOST:PORT, without a name: what is listened on must not depend on a resolver.
 Value<std::string> parse_listen(std::string_view text) {
@@ -113,6 +115,7 @@ class ConfigReader : private policy::TomlReader {
   bool read_est(const toml::table &top);
   bool read_federations(const toml::table &top);
   bool read_federation(const toml::table &table);
+  bool read_limits(const toml::table &top);
   bool take_lifetime(const toml::table &table, std::string_view key, std::time_t shortest,
                      std::time_t longest, std::time_t *out) {
     return take(table, key, out,
@@ -124,17 +127,19 @@ class ConfigReader : private policy::TomlReader {
 
 bool ConfigReader::read_top(const toml::table &top) {
   const toml::table *log = nullptr;
-  const bool good =
-      known_keys(top, "the file",
-                 {"trust_domain", "listen", "advertise", "state", "database", "seal", "svid",
-                  "rotation", "upstream", "bundle_endpoint", "est", "federation", "log"}) &&
-      need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
-      take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
-      read_listen(top, &config_.listen) &&
-      take(top, "advertise", &config_.advertise, parse_advertise) &&
-      take_path(top, "state", &config_.state) && take(top, "database", &config_.database) &&
-      take_path(top, "seal", &config_.seal) && read_lifetimes(top) && read_upstream(top) &&
-      read_bundle_endpoint(top) && read_est(top) && read_federations(top) && take(top, "log", &log);
+  const bool good = known_keys(top, "the file",
+                               {"trust_domain", "listen", "advertise", "state", "database", "seal",
+                                "svid", "rotation", "upstream", "bundle_endpoint", "est",
+                                "federation", "limits", "log"}) &&
+                    need(top, "the file", "trust_domain", "trust_domain = \"example.org\"") &&
+                    take(top, "trust_domain", &config_.trust_domain, policy::parse_trust_domain) &&
+                    read_listen(top, &config_.listen) &&
+                    take(top, "advertise", &config_.advertise, parse_advertise) &&
+                    take_path(top, "state", &config_.state) &&
+                    take(top, "database", &config_.database) &&
+                    take_path(top, "seal", &config_.seal) && read_lifetimes(top) &&
+                    read_upstream(top) && read_bundle_endpoint(top) && read_est(top) &&
+                    read_federations(top) && read_limits(top) && take(top, "log", &log);
   if (!good) return false;
   if (top.contains("database") && !config_.database.starts_with("postgresql://")) {
     return fail(top.get("database")->source(),
@@ -293,6 +298,20 @@ bool ConfigReader::read_federation(const toml::table &table) {
 bool ConfigReader::read_federations(const toml::table &top) {
   return each_table(top, "federation", "trust domains",
                     [&](const toml::table &table) { return read_federation(table); });
+}
+
+bool ConfigReader::read_limits(const toml::table &top) {
+  const toml::table *limits = nullptr;
+  if (!take(top, "limits", &limits)) return false;
+  if (limits == nullptr) return true;
+  return known_keys(*limits, "[limits]",
+                    {"enrolments_per_second", "requests_per_second", "connections",
+                     "connections_of_an_address"}) &&
+         take(*limits, "enrolments_per_second", kMostRate, &config_.enrolments_per_second) &&
+         take(*limits, "requests_per_second", kMostRate, &config_.requests_per_second) &&
+         take(*limits, "connections", kMostConnections, &config_.connections) &&
+         take(*limits, "connections_of_an_address", kMostConnections,
+              &config_.connections_of_an_address);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // inlay-ca(8).
 #pragma once
 
+#include <cstdint>
 #include <ctime>
 #include <string>
 #include <string_view>
@@ -27,6 +28,12 @@ struct Config {
   std::time_t svid_lifetime = 3600;   // seconds, as all of these
   std::time_t node_lifetime = 86400;  // of the SVIDs of nodes
   std::time_t jwt_lifetime = 300;     // of JWT-SVIDs
+  // Of one address, enrolments and rejoinings; of one node, all else. Ten times as many at once
+  // after a quiet while.
+  std::uint32_t enrolments_per_second = 20;
+  std::uint32_t requests_per_second = 200;
+  std::uint32_t connections = 4096;
+  std::uint32_t connections_of_an_address = 64;
   RotationSettings rotation;
   UpstreamFiles upstream;
   BundleEndpointSettings bundle_endpoint;

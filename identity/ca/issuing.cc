@@ -13,17 +13,20 @@ namespace inlay::identity::ca {
 namespace {
 
 constexpr std::size_t kMostAudience = 16;
+constexpr std::uint32_t kAtOnce = 10;  // seconds' worth
 
 // What a caller is told of the store's troubles is no more than that: the audit log has the rest.
 Refused refused_by(const StoreError &error, Refusal refused) {
   switch (error.problem) {
     case StoreProblem::refused:
     case StoreProblem::not_found:
-      return {refused, error.message};
+      return {refused, error.message, ""};
     case StoreProblem::unavailable:
-      return {Refusal::unavailable, "the authority cannot reach its database; come again"};
+      return {Refusal::unavailable, "the authority cannot reach its database; come again",
+              error.message};
     default:
-      return {Refusal::internal, "the authority has a problem of its own; its log says which"};
+      return {Refusal::internal, "the authority has a problem of its own; its log says which",
+              error.message};
   }
 }
 
@@ -62,7 +65,10 @@ std::string_view name(Refusal refusal) noexcept {
 }
 
 Issuing::Issuing(IssuingHost host, IssuingSettings settings)
-    : host_(std::move(host)), settings_(std::move(settings)) {}
+    : host_(std::move(host)),
+      settings_(std::move(settings)),
+      enrolments_(settings_.enrolments_per_second, kAtOnce * settings_.enrolments_per_second),
+      requests_(settings_.requests_per_second, kAtOnce * settings_.requests_per_second) {}
 
 std::string Issuing::node_id(std::string_view node) const {
   return fmt::format("spiffe://{}{}{}", settings_.trust_domain, kNodePrefix, node);
@@ -72,19 +78,19 @@ tl::unexpected<Refused> Issuing::refuse(const AuditRecord &event, Refused why) {
   AuditRecord whole = event;
   whole.event = "refused";
   whole.reason = name(why.refusal);
-  if (whole.detail.empty()) whole.detail = why.message;
+  if (whole.detail.empty()) whole.detail = why.detail.empty() ? why.message : why.detail;
   host_.audit(whole);
   return tl::unexpected(std::move(why));
 }
 
 Issued<Caller> Issuing::caller(std::shared_ptr<const rpc::PeerIdentity> peer) {
   Caller who{std::move(peer), ""};
-  const auto fail = [&](Refusal refusal, std::string message) {
+  const auto fail = [&](Refusal refusal, std::string message, std::string detail = "") {
     return refuse({.event = "refused",
                    .node = who.node,
                    .address = who.peer ? who.peer->address : "",
                    .serial = who.peer ? who.peer->serial : ""},
-                  {refusal, std::move(message)});
+                  {refusal, std::move(message), std::move(detail)});
   };
   if (!who.peer) return fail(Refusal::unavailable, "the connection is gone");
   if (!who.peer->problem.empty()) {
@@ -99,7 +105,9 @@ Issued<Caller> Issuing::caller(std::shared_ptr<const rpc::PeerIdentity> peer) {
     return fail(Refusal::denied, fmt::format("{} is a workload, not a node", who.peer->id->uri()));
   }
   who.node = who.peer->id->path().substr(kNodePrefix.size());
-  if (auto good = check(who); !good) return fail(good.error().refusal, good.error().message);
+  if (auto good = check(who); !good) {
+    return fail(good.error().refusal, good.error().message, good.error().detail);
+  }
   if (!requests_.take(who.node, monotonic_ns())) {
     return fail(Refusal::exhausted, "too many requests of this node; come again");
   }
@@ -134,7 +142,6 @@ Issued<Chain> Issuing::issue_node(const std::string &node, EVP_PKEY *key, std::s
   }
   made->issuance.node = node;
   if (auto kept = host_.store.record(made->issuance, by, true); !kept) {
-    what.detail = kept.error().message;
     return refuse(what, refused_by(kept.error(), Refusal::unauthenticated));
   }
   what.serial = made->issuance.serial;
@@ -156,10 +163,7 @@ Issued<Chain> Issuing::enroll(const EnrolmentRequest &request, const std::string
                                             .address = host_of(address),
                                             .now = host_.now(),
                                             .node = std::string(request.node)});
-  if (!enrolled) {
-    what.detail = enrolled.error().message;
-    return refuse(what, refused_by(enrolled.error(), Refusal::denied));
-  }
+  if (!enrolled) return refuse(what, refused_by(enrolled.error(), Refusal::denied));
   if (!*enrolled) {
     const std::string detail = "token " + std::string(name(enrolled->error()));
     what.detail = detail;
@@ -236,7 +240,6 @@ Issued<Chain> Issuing::sign(const Caller &who, const std::string &spiffe_id, std
   }
   made->issuance.node = who.node;
   if (auto kept = host_.store.record(made->issuance, who.peer->serial); !kept) {
-    what.detail = kept.error().message;
     return refuse(what, refused_by(kept.error(), Refusal::unauthenticated));
   }
   what.serial = made->issuance.serial;

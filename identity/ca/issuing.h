@@ -3,6 +3,7 @@
 // that moment, and by the clock; each answer is a line of the audit log. Any thread.
 #pragma once
 
+#include <cstdint>
 #include <ctime>
 #include <functional>
 #include <memory>
@@ -33,7 +34,8 @@ enum class Refusal : std::uint8_t {
 std::string_view name(Refusal refusal) noexcept;  // "INVALID_ARGUMENT": as gRPC calls it
 struct Refused {
   Refusal refusal = Refusal::internal;
-  std::string message;  // one line, for who asked
+  std::string message;      // one line, for who asked
+  std::string detail = {};  // one line, for the audit log alone; "" = as the message
 };
 template <typename T>
 using Issued = tl::expected<T, Refused>;
@@ -43,6 +45,9 @@ struct IssuingSettings {
   std::time_t node_lifetime = 86400;  // seconds, as the next two
   std::time_t svid_lifetime = 3600;
   std::time_t jwt_lifetime = 300;
+  // Each is far above what an agent needs: a fleet behind one address enrols at 20 a second.
+  std::uint32_t enrolments_per_second = 20;  // of an address
+  std::uint32_t requests_per_second = 200;   // of a node
 };
 
 struct IssuingHost {
@@ -100,9 +105,8 @@ class Issuing {
 
   const IssuingHost host_;
   const IssuingSettings settings_;
-  // Each is far above what an agent needs: a fleet behind one address enrols at 20 a second.
-  rpc::RateLimit<std::string> enrolments_{20, 200};  // of an address
-  rpc::RateLimit<std::string> requests_{200, 2000};  // of a node
+  rpc::RateLimit<std::string> enrolments_;  // of an address
+  rpc::RateLimit<std::string> requests_;    // of a node
 };
 
 }  // namespace inlay::identity::ca

@@ -71,7 +71,11 @@ int serve_command(const std::vector<std::string> &words) {
   settings.issuing = {.trust_domain = state.config.trust_domain,
                       .node_lifetime = state.config.node_lifetime,
                       .svid_lifetime = state.config.svid_lifetime,
-                      .jwt_lifetime = state.config.jwt_lifetime};
+                      .jwt_lifetime = state.config.jwt_lifetime,
+                      .enrolments_per_second = state.config.enrolments_per_second,
+                      .requests_per_second = state.config.requests_per_second};
+  settings.connections = state.config.connections;
+  settings.connections_of_an_address = state.config.connections_of_an_address;
   settings.in_force = {.rotation = state.config.rotation, .upstream = state.config.upstream};
   settings.web = {.bundle = state.config.bundle_endpoint, .est = state.config.est};
   settings.federations = state.config.federations;

@@ -112,7 +112,9 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
   auto own = it->own_svid();
   if (!own) return tl::unexpected(own.error());
   auto tls = rpc::TlsServer::listen(
-      {.listen = it->settings.listen},
+      {.listen = it->settings.listen,
+       .connections = it->settings.connections,
+       .connections_of_an_address = it->settings.connections_of_an_address},
       {.bundles = [it] { return it->keeper->now()->trusted; },
        .now = [] { return std::time(nullptr); },
        .adopt = [it](int fd, const auto &) { grpc::AddInsecureChannelFromFd(it->grpc.get(), fd); },

@@ -16,6 +16,8 @@ namespace inlay::identity::ca {
 
 struct ServerSettings {
   std::vector<std::string> listen;  // "0.0.0.0:8443"
+  std::size_t connections = 4096;
+  std::size_t connections_of_an_address = 64;
   IssuingSettings issuing;
   InForceSettings in_force;
   WebEndpoints::Settings web;

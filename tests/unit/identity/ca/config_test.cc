@@ -42,6 +42,7 @@ TEST_CASE("every key is read") {
     svid = { ttl = "30m", node_ttl = "12h", jwt_ttl = "2m" }
     rotation = { root_ttl = "3650d", intermediate_ttl = "30d", jwt_ttl = "30d", overlap = "1h" }
     upstream = { certificate = "a.pem", key = "b.pem", bundle = "c.pem" }
+    limits = { enrolments_per_second = 5, requests_per_second = 6, connections = 7, connections_of_an_address = 8 }
     log = { file = "ca.jsonl" })");
   CHECK(config.listen.size() == 2);
   CHECK(config.advertise == "https://ca.example.org:8443");
@@ -56,6 +57,10 @@ TEST_CASE("every key is read") {
   CHECK(config.rotation.overlap == 3600);
   CHECK(config.rotation.upstream);
   CHECK(config.upstream.bundle == "/etc/inlay/c.pem");
+  CHECK(config.enrolments_per_second == 5);
+  CHECK(config.requests_per_second == 6);
+  CHECK(config.connections == 7);
+  CHECK(config.connections_of_an_address == 8);
   CHECK(config.log_file == "/etc/inlay/ca.jsonl");
 }
 
@@ -68,7 +73,8 @@ TEST_CASE("what is wrong is named with its place and what to write") {
         "advertise = \"http://ca:1\"", "advertise = \"https://ca:1/x\"", "database = \"mysql://x\"",
         "svid = { ttl = \"5s\" }", "svid = { ttl = \"9999999999999d\" }", "svid = { ttl = \"1y\" }",
         "rotation = { jwt_ttl = \"7d\", overlap = \"3d\" }", "upstream = { key = \"x\" }",
-        "log = {}"}) {
+        "limits = { requests_per_second = 0 }", "limits = { connections = \"4\" }",
+        "limits = { requests = 1 }", "log = {}"}) {
     INFO(line);
     CHECK(complaint(domain + line).find("ca.toml:2:") == 0);
   }
