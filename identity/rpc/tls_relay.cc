@@ -161,7 +161,9 @@ TlsRelay::Outcome TlsRelay::shake(Connection &connection) {
   if (result != 1) {
     const int error = SSL_get_error(connection.ssl.get(), result);
     if (would_block(error)) return Outcome::waits;
-    if (connection.failed) connection.failed(connection, tls_error(error));
+    // Who has said nothing only looked whether somebody listens, as a balancer does every second.
+    const bool silent = SSL_get_state(connection.ssl.get()) == TLS_ST_BEFORE;
+    if (connection.failed && !silent) connection.failed(connection, tls_error(error));
     return Outcome::over;
   }
   connection.plain = connection.established(connection);
