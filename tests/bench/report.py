@@ -158,6 +158,17 @@ def agent_text(signatures, attached):
         ["processes", "agent KiB", "first told after ms", "last"], rows)
 
 
+def authority_text(rates, joining):
+    rows = [[found["what"], *(found.get(key, found.get("left_out", "")) for key in
+                              ("per_second", "cpu_ms", "idle_kib", "kib"))] for found in rates]
+    text = "authority: SVIDs issued, each over a connection of its own\n" + table(
+        ["", "a second", "CPU ms each", "KiB idle", "KiB then"], rows)
+    rows = [[what, joining[key]] for what, key in (
+        ("the machine is enrolled", "enrolled_ms"), ("its agent has its SVIDs", "ready_ms"),
+        ("a client has its server's answer", "answered_ms"))]
+    return text + "\nauthority: from the start of inlay enroll\n" + table(["until", "ms"], rows)
+
+
 def machine_text(machine):
     width = max(len(key) for key in machine)
     return "\n".join("  %s  %s" % (key.ljust(width), value) for key, value in machine.items())
