@@ -187,7 +187,9 @@ int unread(int fd) noexcept {
 // A TCP socket without a peer: never connected, or a connection that another process ended. What had
 // come by then is nobody's, unless it may have been in the clear. `before`: the number's word as it was.
 Slot *without_peer(int fd, std::uint64_t before) noexcept {
-  if (unread(fd) > 0) {
+  // A multipath socket without a connection says FIONREAD 1.
+  char byte;
+  if (unread(fd) > 0 && kernel::receive(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
     const policy::Policy *policy = current_policy();
     const std::optional<Endpoint> here = own_end(fd).endpoint;
     if (policy == nullptr || !here ||
