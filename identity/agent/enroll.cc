@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/crypto.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -11,15 +12,18 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <tl/expected.hpp>
 #include <vector>
 
 #include "identity/agent/authority_link.h"
 #include "identity/agent/node_folder.h"
+#include "identity/agent_client.h"
 #include "identity/certificate.h"
 #include "identity/file.h"
 #include "identity/rpc/socket_address.h"
@@ -169,6 +173,27 @@ void remove_empty_folders(const std::string &state, const std::string &config) {
   for (const std::filesystem::path &folder : folders) ::rmdir(folder.c_str());
 }
 
+// One that nobody's service manager started: it would go on as what the machine was. "" when there
+// is none with this configuration, else what became of it.
+std::string stop_agent(const std::string &config) {
+  constexpr auto kPatience = std::chrono::seconds(10);
+  auto agent = AgentClient::connect(standard_agent_sockets());
+  if (!agent) return "";
+  const auto answer = agent->ask(AgentFrame::status, "");
+  if (!answer) return "";
+  const auto status = nlohmann::json::parse(answer->bytes, nullptr, false);
+  const auto *const about =
+      status.is_object() && status.contains("agent") ? &status["agent"] : nullptr;
+  if (about == nullptr || about->value("configuration", "") != config) return "";
+  const pid_t pid = about->value("pid", 0);
+  if (pid <= 0 || ::kill(pid, SIGTERM) != 0) {
+    return fmt::format("the agent still runs as process {}: stop it", pid);
+  }
+  pollfd end{.fd = agent->fd(), .events = POLLRDHUP, .revents = 0};
+  ::poll(&end, 1, static_cast<int>(std::chrono::milliseconds(kPatience).count()));
+  return fmt::format("stopped the agent, process {}", pid);
+}
+
 }  // namespace
 
 int enroll(const EnrollOptions &options) {
@@ -250,6 +275,7 @@ int leave(const LeaveOptions &options) {
     if (is_root()) units.emplace_back("inlay-agent.socket");
     systemctl(std::move(units));
   }
+  const std::string stopped = stop_agent(config);
   std::vector<std::string> gone;
   if (const auto text = read_file(config, 1 << 20); text && text->bytes.starts_with(kMark)) {
     if (::unlink(config.c_str()) == 0) gone.push_back(config);
@@ -265,6 +291,7 @@ int leave(const LeaveOptions &options) {
   }
   remove_empty_folders(state, config);
   if (gone.empty()) return complain("leave", "this machine is not enrolled: there is no " + state);
+  if (!stopped.empty()) fmt::print("{}\n", stopped);
   for (const std::string &path : gone) fmt::print("removed {}\n", path);
   fmt::print(
       "this machine has left; what it was issued ends by itself, or at once with inlay ca "

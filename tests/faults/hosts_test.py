@@ -235,8 +235,10 @@ class Hosts(Machines):
         self.assertIn("revoked", self.ca("agents"))
 
         # And one that leaves.
-        self.third.stop()
-        self.assertIn("has left", self.third.do(INLAY, "leave", "--config", "/var/lib/agent.toml"))
+        said = self.third.do(INLAY, "leave", "--config", "/var/lib/agent.toml")
+        self.assertIn("has left", said)
+        self.assertIn("stopped the agent", said)
+        self.assertEqual([child.wait(PATIENCE) for child in self.third.started], [0])
         self.assertNotEqual(self.third.run("ls", "/var/lib/inlay").returncode, 0)
         again = self.third.run(INLAY, "leave", "--config", "/var/lib/agent.toml")
         self.assertEqual(again.returncode, 1)
