@@ -56,8 +56,12 @@ int on_progress(void *argument, curl_off_t, curl_off_t, curl_off_t, curl_off_t) 
 std::string judge(const STACK_OF(X509) * chain, const Exchange &exchange) {
   const auto id = verify_x509_svid(chain, *exchange.trust.bundles, exchange.now);
   if (!id) {
-    return fmt::format("its certificate is not good: {}{}{}", sentence(id.error().error),
-                       id.error().detail.empty() ? "" : ": ", id.error().detail);
+    const bool by_clock =
+        id.error().error == VerifyError::expired || id.error().error == VerifyError::not_yet_valid;
+    return fmt::format(
+        "its certificate is not good: {}{}{}{}", sentence(id.error().error),
+        id.error().detail.empty() ? "" : ": ", id.error().detail,
+        by_clock ? fmt::format("; the clock here says {}", time_text(exchange.now)) : "");
   }
   if (id->uri() != exchange.trust.spiffe_id) {
     return fmt::format("what answers there is {}, not {}", id->uri(), exchange.trust.spiffe_id);

@@ -82,8 +82,12 @@ tl::expected<std::string, std::string> judge(const STACK_OF(X509) * chain,
   const auto id = verify_x509_svid(chain, *bundles, now);
   if (!id) {
     const VerifyFailure &failure = id.error();
-    return Failure(fmt::format("its certificate is not good: {}{}{}", sentence(failure.error),
-                               failure.detail.empty() ? "" : ": ", failure.detail));
+    const bool by_clock =
+        failure.error == VerifyError::expired || failure.error == VerifyError::not_yet_valid;
+    return Failure(
+        fmt::format("its certificate is not good: {}{}{}{}", sentence(failure.error),
+                    failure.detail.empty() ? "" : ": ", failure.detail,
+                    by_clock ? fmt::format("; the clock here says {}", time_text(now)) : ""));
   }
   if (id->path() != kAuthorityPath ||
       (!trust.trust_domain.empty() && id->trust_domain() != trust.trust_domain)) {

@@ -85,6 +85,21 @@ class NodeLife(hosts_test.Machines):
         self.assertIn("inlay/node/lost", again.stdout)
         self.assertEqual(host.do("ls", "/var/lib/lost"), "authority.json\nnode.pem\n")
 
+    def test_clocks_apart(self):
+        host = self.machines[1]
+        token = self.ca("token", "--node", "astray")
+        for days in (-2, 2):
+            done = host.run(*LATER[:-1], f"INLAY_TEST_LATER={days * 86400}", INLAY, "enroll",
+                            f"https://{self.authority.address}:8443", "--config", "/var/lib/astray.toml",
+                            "--state", "/var/lib/astray", "--no-start", input=token)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertRegex(done.stderr, "^inlay enroll: the authority at .*(not valid yet|expired).*; "
+                                          "the clock here says [0-9-]{10}T[0-9:]{8}Z\n$")
+        # The token was not spent.
+        done = host.run(INLAY, "enroll", f"https://{self.authority.address}:8443", "--config",
+                        "/var/lib/astray.toml", "--state", "/var/lib/astray", "--no-start", input=token)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_many_restarts_and_a_new_boot(self):
         host = self.joined()
         state = lambda: {name: int(host.do("stat", "-c", "%s", f"/var/lib/inlay/node/{name}"))
