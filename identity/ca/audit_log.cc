@@ -18,19 +18,24 @@ std::string line_of(const Json &json) {
 
 }  // namespace
 
+std::string audit_line(const AuditRecord &record) {
+  Json json = {{"time", time_text(std::time(nullptr))}, {"event", record.event}};
+  const auto add = [&](const char *key, std::string_view value) {
+    if (!value.empty()) json[key] = value;
+  };
+  add("node", record.node);
+  add("address", record.address);
+  add("spiffe_id", record.spiffe_id);
+  add("serial", record.serial);
+  add("reason", record.reason);
+  add("detail", record.detail);
+  add("by", record.by);
+  return line_of(json);
+}
+
 void AuditLog::write(const AuditRecord &record) {
   try {
-    Json json = {{"time", time_text(std::time(nullptr))}, {"event", record.event}};
-    const auto add = [&](const char *key, std::string_view value) {
-      if (!value.empty()) json[key] = value;
-    };
-    add("node", record.node);
-    add("address", record.address);
-    add("spiffe_id", record.spiffe_id);
-    add("serial", record.serial);
-    add("reason", record.reason);
-    add("detail", record.detail);
-    if (!lines_.write(line_of(json))) ++lost_;
+    if (!lines_.write(audit_line(record))) ++lost_;
   } catch (const std::exception &) {  // bad_alloc
     ++lost_;
   }

@@ -14,14 +14,21 @@ namespace inlay::identity::ca {
 
 // What is "" is left out of the line.
 struct AuditRecord {
-  std::string_view event;      // "enrolled", "renewed", "issued", "refused", "revoked", "rotated"
-  std::string_view node = {};  // its name
+  // Of the server: "enrolled", "renewed", "rejoined", "issued", "issued-jwt", "refused",
+  // "bundle-fetched". Of an administrator's command: "token", "entry-added", "entry-removed",
+  // "approved", "revoked", "rotated", "bundle-set", "bundle-removed".
+  std::string_view event;
+  std::string_view node = {};     // its name
   std::string_view address = {};  // of who asked
   std::string_view spiffe_id = {};
   std::string_view serial = {};
   std::string_view reason = {};  // of a refusal or revocation: more than who asked was told
   std::string_view detail = {};
+  std::string_view by = {};  // the administrator: his user's name
 };
+
+// The line, with its end. What is no UTF-8 is replaced.
+std::string audit_line(const AuditRecord &record);
 
 class AuditLog {
  public:

@@ -113,8 +113,13 @@ int rotate_command(const std::vector<std::string> &words) {
       }
       return what == "taint" ? taint_root(rows, state.now) : revoke_root(rows, state.now);
     }));
+    state.audit({.event = "rotated", .detail = what});
   }
-  print_authorities(options, value_of(state.store.authorities()));
+  const AuthorityRows rows = value_of(state.store.authorities());
+  print_authorities(options, rows);
+  if (const Ending ending = ending_root(rows, state.now); ending.near() && !options.json()) {
+    fmt::print("\n{}\n", ending.text);
+  }
   return 0;
 }
 
@@ -138,6 +143,7 @@ int bundle_command(const std::vector<std::string> &words) {
   } else {
     value_of(state.store.remove_bundle(trust_domain));
   }
+  state.audit({.event = what == "set" ? "bundle-set" : "bundle-removed", .detail = trust_domain});
   if (options.json()) {
     fmt::print("{}\n", Json({{"trust_domain", trust_domain}}).dump());
   } else {

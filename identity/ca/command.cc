@@ -1,6 +1,9 @@
 #include "identity/ca/command.h"
 
 #include <fmt/format.h>
+#include <pwd.h>
+#include <syslog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -152,6 +155,26 @@ Signer State::signer() {
                            std::move(upstream));
   if (!made) throw Failure{std::move(made.error())};
   return std::move(*made);
+}
+
+void State::audit(AuditRecord record) const {
+  const passwd *const user = ::getpwuid(::getuid());
+  const std::string by = user != nullptr ? user->pw_name : std::to_string(::getuid());
+  record.by = by;
+  if (config.log_file.empty()) {
+    std::string line = audit_line(record);
+    line.pop_back();
+    ::openlog("inlay-ca", LOG_PID, LOG_AUTHPRIV);
+    ::syslog(LOG_NOTICE, "%s", line.c_str());
+    return;
+  }
+  AuditLog log;
+  const auto opened = log.open(config.log_file);
+  if (opened) log.write(record);
+  if (!opened || log.lost() != 0) {
+    fmt::print(stderr, "inlay ca: warning: done, but not in the audit log: {}\n",
+               opened ? config.log_file + " cannot be written" : opened.error());
+  }
 }
 
 void Table::print() const {

@@ -9,6 +9,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "identity/ca/audit_log.h"
 #include "identity/ca/config.h"
 
 namespace inlay::identity::ca {
@@ -49,6 +50,9 @@ struct State {
 
   // With its keys made and renewed where that is due. Throws Failure.
   Signer signer();
+  // What was just done, by whoever runs the command: to the log of the configuration, or to
+  // syslog's authpriv where that has none. That it cannot be written is said on standard error.
+  void audit(AuditRecord record) const;
 };
 State open_state(const Words &words);  // throws Failure
 

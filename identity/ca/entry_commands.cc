@@ -94,6 +94,10 @@ int add(const Words &options) {
   entry.refuse_traced = options.has("--refuse-traced");
   entry.created_at = state.now;
   const Entry added = value_of(state.store.add_entry(std::move(entry)));
+  state.audit({.event = "entry-added",
+               .node = added.nodes,
+               .spiffe_id = added.spiffe_id,
+               .detail = fmt::format("{}: {}", added.id, fmt::join(added.selectors, " "))});
   if (options.json()) {
     print_json(json_of(added));
   } else {
@@ -143,6 +147,10 @@ int entry_command(const std::vector<std::string> &words) {
   const std::string id = options.place(0, "the entry's ID");
   State state = open_state(options);
   const Entry gone = value_of(state.store.remove_entry(id));
+  state.audit({.event = "entry-removed",
+               .node = gone.nodes,
+               .spiffe_id = gone.spiffe_id,
+               .detail = gone.id});
   if (options.json()) {
     print_json(json_of(gone));
   } else {

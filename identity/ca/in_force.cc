@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "identity/certificate.h"
 #include "identity/trust_domain_bundle.h"
 
 namespace inlay::identity::ca {
@@ -73,8 +74,27 @@ tl::expected<std::shared_ptr<const InForce>, std::string> InForceKeeper::load(
                                                  std::move(trusted)});
 }
 
+void InForceKeeper::name_what_ends(std::time_t now) {
+  Ending first;
+  if (settings_.rotation.upstream) {
+    for (const std::string &der : this->now()->signer.intermediates()) {
+      const X509Ptr certificate =
+          certificate_from_der({reinterpret_cast<const unsigned char *>(der.data()), der.size()});
+      const auto end = certificate ? to_time(X509_get0_notAfter(certificate.get())) : std::nullopt;
+      if (!end) continue;
+      Ending one = ending("the intermediate of [upstream]", "have its issuer renew it", *end, now);
+      if (one.step > first.step) first = std::move(one);
+    }
+  } else if (const auto rows = store_.authorities()) {
+    first = ending_root(*rows, now);
+  }
+  if (first.step > ending_step_) note_(first.text);
+  ending_step_ = first.step;
+}
+
 tl::expected<bool, std::string> InForceKeeper::look(std::time_t now) {
-  if (now - maintained_at_ >= kMaintainEvery || now < maintained_at_) {
+  const bool maintains = now - maintained_at_ >= kMaintainEvery || now < maintained_at_;
+  if (maintains) {
     const auto rows = store_.authorities();
     if (!rows) return tl::unexpected(rows.error().message);
     if (due(*rows, settings_.rotation, now)) {
@@ -85,6 +105,12 @@ tl::expected<bool, std::string> InForceKeeper::look(std::time_t now) {
     }
     maintained_at_ = now;
   }
+  const auto fresh = renew(now);
+  if (fresh && maintains) name_what_ends(now);
+  return fresh;
+}
+
+tl::expected<bool, std::string> InForceKeeper::renew(std::time_t now) {
   // Before what it counts is read: what changes in between is seen at the next look.
   const auto generation = store_.generation();
   if (!generation) return tl::unexpected(generation.error().message);

@@ -63,6 +63,8 @@ class InForceKeeper {
   tl::expected<std::shared_ptr<const InForce>, std::string> load(std::uint64_t generation,
                                                                  std::time_t now);
   void run();
+  tl::expected<bool, std::string> renew(std::time_t now);
+  void name_what_ends(std::time_t now);
 
   Store &store_;
   const Seal &seal_;
@@ -70,6 +72,7 @@ class InForceKeeper {
   const Note note_;
   std::time_t maintained_at_ = 0;
   std::string problem_;  // the last one told
+  int ending_step_ = 0;  // of what an administrator must replace: the last one told
   std::function<void()> changed_;
 
   mutable std::mutex mutex_;

@@ -77,6 +77,9 @@ int token_command(const std::vector<std::string> &words) {
   token.pin = state.signer().pin();
   if (!make_secret(token)) throw Failure{"OpenSSL has no random bytes"};
   value_of(state.store.add_token({token.secret_digest(), node, state.now, state.now + *lifetime}));
+  state.audit({.event = "token",
+               .node = node,
+               .detail = fmt::format("good until {}", time_text(state.now + *lifetime))});
   const std::string url =
       state.config.advertise.empty() ? "https://THIS-HOST:8443" : state.config.advertise;
   if (options.json()) {
@@ -106,6 +109,7 @@ int agents_command(const std::vector<std::string> &words) {
   const std::string node = options.place(0, "the name of the machine");
   State state = open_state(options);
   value_of(state.store.approve(node));
+  state.audit({.event = "approved", .node = node});
   if (options.json()) {
     fmt::print("{}\n", Json({{"approved", node}}).dump());
   } else {
@@ -127,6 +131,11 @@ int revoke_command(const std::vector<std::string> &words) {
     std::transform(serial.begin(), serial.end(), serial.begin(),
                    [](char c) { return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c; });
     const Issuance gone = value_of(state.store.revoke_svid(serial, reason, state.now));
+    state.audit({.event = "revoked",
+                 .node = gone.node,
+                 .spiffe_id = gone.spiffe_id,
+                 .serial = gone.serial,
+                 .reason = reason});
     if (options.json()) {
       fmt::print("{}\n", Json({{"serial", gone.serial}, {"spiffe_id", gone.spiffe_id}}).dump());
     } else {
@@ -136,6 +145,10 @@ int revoke_command(const std::vector<std::string> &words) {
   }
   const std::string node = options.one("--node");
   const std::size_t count = value_of(state.store.revoke_node(node, reason, state.now));
+  state.audit({.event = "revoked",
+               .node = node,
+               .reason = reason,
+               .detail = fmt::format("{} SVIDs", count)});
   if (options.json()) {
     fmt::print("{}\n", Json({{"node", node}, {"svids", count}}).dump());
   } else {

@@ -162,6 +162,26 @@ const AuthorityRow *find(const AuthorityRows &rows, AuthorityKind kind, Authorit
   return found == rows.end() ? nullptr : &*found;
 }
 
+Ending ending(std::string_view what, std::string_view to_do, std::time_t not_after,
+              std::time_t now) {
+  constexpr std::time_t kDays[] = {60, 30, 7, 1};
+  Ending out;
+  for (const std::time_t days : kDays) out.step += not_after - now <= days * 86400 ? 1 : 0;
+  if (out.near()) {
+    out.text = fmt::format("{} ends at {}, in {} days: {}", what, time_text(not_after),
+                           std::max<std::time_t>(not_after - now, 0) / 86400, to_do);
+  }
+  return out;
+}
+
+Ending ending_root(const AuthorityRows &rows, std::time_t now) {
+  const AuthorityRow *const root = find(rows, AuthorityKind::root, AuthorityState::active);
+  if (root == nullptr || find(rows, AuthorityKind::root, AuthorityState::prepared) != nullptr) {
+    return {};
+  }
+  return ending("the root", "inlay ca rotate prepare begins its replacement", root->not_after, now);
+}
+
 bool due(const AuthorityRows &rows, const RotationSettings &settings, std::time_t now) {
   const bool any_ended = std::any_of(rows.begin(), rows.end(),
                                      [&](const AuthorityRow &row) { return ended(row, now); });

@@ -50,6 +50,18 @@ Stored<void> taint_root(AuthorityRows &rows, std::time_t now);
 // The tainted root leaves the bundle; a prepared one, too, when there is none tainted.
 Stored<void> revoke_root(AuthorityRows &rows, std::time_t now);
 
+// What an administrator must replace before it ends, named 60, 30, 7 and 1 days before.
+struct Ending {
+  int step = 0;      // raised by each of those; 0: there is time
+  std::string text;  // one line; "" at step 0
+  bool near() const noexcept { return step > 0; }
+};
+Ending ending(std::string_view what, std::string_view to_do, std::time_t not_after,
+              std::time_t now);
+// Of the root that signs, while no other is prepared. One that ends all the same is followed by one
+// that no machine knows.
+Ending ending_root(const AuthorityRows &rows, std::time_t now);
+
 // Null when there is none.
 const AuthorityRow *find(const AuthorityRows &rows, AuthorityKind kind, AuthorityState state);
 

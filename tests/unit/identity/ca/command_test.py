@@ -7,6 +7,7 @@ command_test.py INLAY-CA
 import json
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,43 @@ class Commands(unittest.TestCase):
         self.run_ca("entry", "remove", added["id"])
         self.run_ca("entry", "remove", added["id"], code=1)
         self.assertEqual(self.ask("entry", "list"), [])
+
+    def test_what_an_administrator_does_is_in_the_audit_log(self):
+        log = self.path / "audit.jsonl"
+        with self.config.open("a") as config:
+            config.write(f'[log]\nfile = "{log}"\n')
+        token = self.run_ca("token", "--node", "web-1").stdout.strip()
+        entry = self.ask("entry", "add", "--id", "spiffe://example.org/a", "--node", "web-*",
+                         "--selector", "user=a")
+        self.run_ca("entry", "remove", entry["id"])
+        self.run_ca("rotate", "prepare")
+        self.run_ca("rotate", "prepare", code=1)
+        self.run_ca("rotate", "status")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        self.assertEqual([line["event"] for line in lines],
+                         ["token", "entry-added", "entry-removed", "rotated"])
+        me = pwd.getpwuid(os.getuid()).pw_name
+        self.assertEqual({line["by"] for line in lines}, {me})
+        self.assertEqual(lines[0]["node"], "web-1")
+        self.assertNotIn(token, log.read_text())
+        self.assertEqual(lines[1]["spiffe_id"], "spiffe://example.org/a")
+        # A log that cannot be written keeps nobody from what is right.
+        log.unlink()
+        log.mkdir()
+        done = self.run_ca("token", "--node", "web-2")
+        self.assertIn("not in the audit log", done.stderr)
+
+    def test_a_root_that_ends_soon_is_named(self):
+        with self.config.open("a") as config:
+            config.write('listen = "127.0.0.1:0"\n[rotation]\nroot_ttl = "40d"\nintermediate_ttl = "10d"\n')
+        self.assertRegex(self.run_ca("rotate", "status").stdout,
+                         r"\nthe root ends at .*, in (40|39) days: inlay ca rotate prepare begins")
+        server = subprocess.Popen([INLAY_CA, "serve", "--config", self.config], text=True,
+                                  stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with server:
+            self.assertIn("the root ends at ", server.stderr.readline())
+            server.terminate()
+        self.assertNotIn("begins", self.run_ca("rotate", "prepare").stdout)
 
     def test_what_an_entry_must_not_be(self):
         policy = self.path / "bad.toml"

@@ -277,6 +277,22 @@ TEST_CASE("a root is replaced without a moment in which peers refuse each other"
   CHECK_FALSE(verdict(renewed.chain, revoked, life.now));
 }
 
+TEST_CASE("what ends is named 60, 30, 7 and 1 days before, and louder each time") {
+  constexpr std::time_t kDay = 86400, kEnd = 1000 * kDay;
+  const auto step = [&](std::time_t before) {
+    return ending("it", "replace it", kEnd, kEnd - before).step;
+  };
+  CHECK(step(60 * kDay + 1) == 0);
+  CHECK(step(60 * kDay) == 1);
+  CHECK(step(30 * kDay) == 2);
+  CHECK(step(7 * kDay) == 3);
+  CHECK(step(kDay) == 4);
+  CHECK(step(-kDay) == 4);
+  CHECK(ending("it", "replace it", kEnd, kEnd - 61 * kDay).text.empty());
+  CHECK(ending("it", "replace it", kEnd, kEnd - 5 * kDay).text ==
+        "it ends at 1972-09-27T00:00:00Z, in 5 days: replace it");
+}
+
 TEST_CASE("a prepared root can be taken back; with --now it signs at once") {
   Life life;
   REQUIRE(prepare_root(life.rows, life.seal, life.settings, life.now));
