@@ -238,7 +238,9 @@ TEST_CASE_TEMPLATE("an SVID under a root that is revoked is not taken, whatever 
   enroll(store, "web-1", 's', 'k');
   const auto move = [&](AuthorityState state) {
     REQUIRE(store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
-      if (rows.empty()) rows.push_back({.id = "i", .kind = AuthorityKind::intermediate});
+      if (rows.empty()) rows.emplace_back();
+      rows[0].id = "i";
+      rows[0].kind = AuthorityKind::intermediate;
       rows[0].state = state;
       return {};
     }));
