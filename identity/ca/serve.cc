@@ -54,6 +54,20 @@ void serve_until_told(int signal_fd, const Server &server, const rpc::ServiceMan
   }
 }
 
+// A server that cannot start says so where its refusals are looked for, too.
+State open_state_or_note(const Words &options) {
+  try {
+    return open_state(options);
+  } catch (const Failure &failure) {
+    AuditLog audit;
+    const auto config = load_config(options.one_or("--config", "/etc/inlay/ca.toml"));
+    if (config && !config->log_file.empty() && audit.open(config->log_file)) {
+      audit.note(AuditLog::Level::error, failure.message);
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 int serve_command(const std::vector<std::string> &words) {
@@ -62,7 +76,7 @@ int serve_command(const std::vector<std::string> &words) {
   const policy::UniqueFd signal_fd = signals();
   raise_descriptors();
   const rpc::ServiceManager manager;  // before there are threads: it changes the environment
-  State state = open_state(options);
+  State state = open_state_or_note(options);
   AuditLog audit;
   if (auto opened = audit.open(state.config.log_file); !opened) throw Failure{opened.error()};
 

@@ -237,6 +237,7 @@ class Sqlite(Machine):
         self.assertEqual(done.returncode, 1)
         self.assertIn("is damaged", done.stderr)
         self.assertIn("restore the last backup", done.stderr)
+        self.assertTrue(authority.complaints("is damaged"), "not in the audit log")
 
 
 if __name__ == "__main__":
