@@ -115,6 +115,9 @@ class Run:
             output, self.errors = child.communicate()
         finally:
             watchdog.cancel()
+            if child.poll() is None:  # what it talked to has failed
+                child.kill()
+                child.wait()
         self.status = child.returncode
         self.hung = self.status == -9
         self.taken = world.tap.take()
