@@ -1,9 +1,9 @@
 #include "shim/arena/lock.h"
 
+#include <linux/futex.h>
+
 #include <csignal>
 #include <ctime>
-
-#include <linux/futex.h>
 
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
@@ -12,6 +12,9 @@ namespace inlay::shim {
 namespace {
 
 constexpr Participant kWaiters = kMark;
+// The owner of a lock that release_broken() gave back: there is no namespace 0, and so no such
+// thread.
+constexpr Participant kBroken = participant(0, 0, kNumberMask);
 constexpr int kSpins = 64;
 // How long a waiter sleeps before it looks whether the owner still lives. Not a correctness bound.
 constexpr long kLivenessCheckNs = 20'000'000;
@@ -24,8 +27,8 @@ bool on_alternate_stack() noexcept {
 
 constexpr Participant owner_in(Participant word) noexcept { return word & ~kWaiters; }
 
-// The lock this thread is taking: a signal's handler may come when it has it, and has not said from which
-// frame. Whoever is interrupted has what it was put back.
+// The lock this thread is taking: a signal's handler may come when it has it, and has not said from
+// which frame. Whoever is interrupted has what it was put back.
 struct Taking {
   const SharedLock *lock;
   std::uintptr_t frame;
@@ -63,6 +66,7 @@ LockResult SharedLock::contend(Participant me, std::uintptr_t interrupted) noexc
     return LockResult::owner_gone;
   }
   for (int spin = 0; spin < kSpins; ++spin) {
+    if (owner_in(word_.load(std::memory_order_relaxed)) == kBroken) break;
     Participant free = 0;
     if (word_.compare_exchange_weak(free, me, std::memory_order_acquire)) {
       return LockResult::acquired;
@@ -77,6 +81,12 @@ LockResult SharedLock::contend(Participant me, std::uintptr_t interrupted) noexc
       // Waiters may be asleep behind us: keep the bit.
       if (word_.compare_exchange_strong(seen, me | kWaiters, std::memory_order_acquire)) {
         return LockResult::acquired;
+      }
+      continue;
+    }
+    if (owner_in(seen) == kBroken) {
+      if (word_.compare_exchange_strong(seen, me | kWaiters, std::memory_order_acquire)) {
+        return LockResult::owner_gone;
       }
       continue;
     }
@@ -102,13 +112,20 @@ long SharedLock::sleep(Participant seen) noexcept {
 
 void SharedLock::renew() noexcept {
   Participant seen = word_.load(std::memory_order_relaxed);
-  if (seen == 0 || (owner_in(seen) != this_thread() && lives(this, owner_in(seen)))) return;
+  const Participant owner = owner_in(seen);
+  if (seen == 0 || (owner != kBroken && owner != this_thread() && lives(this, owner))) return;
   word_.compare_exchange_strong(seen, 0, std::memory_order_acquire, std::memory_order_relaxed);
 }
 
 void SharedLock::release() noexcept {
   // The frame stays: a signal's handler may come before the word is free.
   if ((word_.exchange(0, std::memory_order_release) & kWaiters) != 0) {
+    kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAKE, 1);
+  }
+}
+
+void SharedLock::release_broken() noexcept {
+  if ((word_.exchange(kBroken, std::memory_order_release) & kWaiters) != 0) {
     kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAKE, 1);
   }
 }

@@ -1,6 +1,6 @@
-// A lock in shared memory that survives the death of its owner, a siglongjmp out of a signal handler
-// and re-entry from one. One compare-and-swap when uncontended; no thread-library state, so it may be
-// taken in a signal handler.
+// A lock in shared memory that survives the death of its owner, a siglongjmp out of a signal
+// handler and re-entry from one. One compare-and-swap when uncontended; no thread-library state, so
+// it may be taken in a signal handler.
 //
 // pthread's robust mutexes are not used: their per-thread list is not safe against a signal handler
 // that takes a second one, and they cannot tell re-entry from an owner whose frame is gone.
@@ -24,8 +24,11 @@ class SharedLock {
  public:
   LockResult acquire() noexcept;
   void release() noexcept;
-  // After exec: frees a lock that `thread` holds, which is of the image before this one. True when it
-  // did: what the lock protects may be half-written.
+  // As release(), when it was taken from an owner that is gone: everybody who takes it from now on
+  // learns the same, until renew(). Who found out first may not be the one who can act on it.
+  void release_broken() noexcept;
+  // After exec: frees a lock that `thread` holds, which is of the image before this one. True when
+  // it did: what the lock protects may be half-written.
   bool release_for(Participant thread) noexcept;
   // In a forked child: forgets an owner that was another thread of the parent, for locks that are
   // private to the process.
@@ -47,7 +50,7 @@ class SharedLock {
 // This thread's kernel id, cached; correct in forked children.
 std::uint32_t current_thread_id() noexcept;
 
-// Holds the lock for a scope. poisoned() when it was taken from a dead owner.
+// Holds the lock for a scope.
 class Locked {
  public:
   explicit Locked(SharedLock &lock) noexcept : lock_(&lock), result_(lock.acquire()) {}
@@ -57,7 +60,7 @@ class Locked {
   bool reentered() const noexcept { return result_ == LockResult::reentered; }
   bool owner_gone() const noexcept { return result_ == LockResult::owner_gone; }
   void unlock() noexcept {
-    if (lock_ != nullptr && !reentered()) lock_->release();
+    if (lock_ != nullptr && !reentered()) owner_gone() ? lock_->release_broken() : lock_->release();
     lock_ = nullptr;
   }
 

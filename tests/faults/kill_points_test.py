@@ -47,9 +47,9 @@ class KillPoints(unittest.TestCase):
             yield line, bytes.fromhex(result["received"]), result["end"]
         for event in server.events():
             self.assertIn(event["reason"], ENDS, event)
-        # A close holds nothing that could be half-written; else both were seen: killed with such a
-        # lock held, and without.
-        self.assertEqual(bool(outcomes & set(BROKEN)), what != "close", outcomes)
+        # Both were seen: killed with such a lock held, and without. A close holds them while it forgets
+        # what the process kept, for an instant that may not be met.
+        self.assertTrue(outcomes & set(BROKEN) or what == "close", outcomes)
         self.assertTrue(outcomes - set(BROKEN), outcomes)
 
     def test_in_send(self):

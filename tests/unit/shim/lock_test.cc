@@ -149,11 +149,39 @@ TEST_CASE("a dead owner's lock is taken over and said to be") {
   shared.lock.release();
 }
 
+TEST_CASE("everybody after a dead owner is told, whoever found out first") {
+  Shared &shared = make_shared();
+  pid_t child = fork();
+  if (child == 0) {
+    shared.lock.acquire();
+    _exit(0);
+  }
+  REQUIRE(waitpid(child, nullptr, 0) == child);
+  for (int i = 0; i < 3; ++i) {
+    Locked guard(shared.lock);
+    CHECK(guard.owner_gone());
+  }
+  // One that waits meanwhile is woken, and told the same.
+  {
+    Locked guard(shared.lock);
+    child = fork();
+    if (child == 0) _exit(shared.lock.acquire() == LockResult::owner_gone ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+  CHECK(Locked(shared.lock).owner_gone());
+  shared.lock.renew();
+  CHECK(shared.lock.acquire() == LockResult::acquired);
+  shared.lock.release();
+}
+
 #if defined(__x86_64__)
 SharedLock *g_stepped = nullptr;
 long g_gone = 0, g_seen = 0;
 
-// After each instruction between the two: takes the lock as a signal's handler does that came just there.
+// After each instruction between the two: takes the lock as a signal's handler does that came just
+// there.
 void take_in_handler(int) {
   volatile char deeper[256] = {};
   ++g_seen;
@@ -173,13 +201,16 @@ void take_in_handler(int) {
 TEST_CASE("a signal at any instruction of taking and releasing is re-entry, and no owner is gone") {
   Shared &shared = make_shared();
   g_stepped = &shared.lock;
-  struct sigaction action {}, before{};
+  struct sigaction action {
+  }, before{};
   action.sa_handler = take_in_handler;
   sigaction(SIGTRAP, &action, &before);
   for (int round = 0; round < 3; ++round) {  // fresh, and with what the round before left in it
-    asm volatile("subq $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; addq $128, %%rsp" ::: "memory", "cc");
+    asm volatile("subq $128, %%rsp; pushfq; orq $0x100, (%%rsp); popfq; addq $128, %%rsp" ::
+                     : "memory", "cc");
     { Locked guard(shared.lock); }
-    asm volatile("subq $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; addq $128, %%rsp" ::: "memory", "cc");
+    asm volatile("subq $128, %%rsp; pushfq; andq $~0x100, (%%rsp); popfq; addq $128, %%rsp" ::
+                     : "memory", "cc");
   }
   sigaction(SIGTRAP, &before, nullptr);
   CHECK(g_seen > 30);
