@@ -162,7 +162,7 @@ TlsRelay::Outcome TlsRelay::shake(Connection &connection) {
     const int error = SSL_get_error(connection.ssl.get(), result);
     if (would_block(error)) return Outcome::waits;
     // Who has said nothing only looked whether somebody listens, as a balancer does every second.
-    const bool silent = SSL_get_state(connection.ssl.get()) == TLS_ST_BEFORE;
+    const bool silent = BIO_number_read(SSL_get_rbio(connection.ssl.get())) == 0;
     if (connection.failed && !silent) connection.failed(connection, tls_error(error));
     return Outcome::over;
   }
