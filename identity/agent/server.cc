@@ -93,23 +93,26 @@ void Server::run() {
     const int count = epoll_wait(epoll_.get(), events.data(), events.size(), timeout(now()));
     for (int i = 0; i < count; ++i) {
       const std::uint64_t tag = events[static_cast<std::size_t>(i)].data.u64;
-      if (tag == kListenerTag) {
-        accept_some();
-      } else if (tag == kWakeTag) {
-        eventfd_t ignored;
-        eventfd_read(wake_.get(), &ignored);
-      } else if (tag < kFirstConnection) {
-        watched_.at(static_cast<int>(tag - kWatchedTag))();
-      } else if (auto found = connections_.find(tag); found != connections_.end()) {
-        try {
+      try {
+        if (tag == kListenerTag) {
+          accept_some();
+        } else if (tag == kWakeTag) {
+          eventfd_t ignored;
+          eventfd_read(wake_.get(), &ignored);
+        } else if (tag < kFirstConnection) {
+          watched_.at(static_cast<int>(tag - kWatchedTag))();
+        } else if (auto found = connections_.find(tag); found != connections_.end()) {
           attend(*found->second, events[static_cast<std::size_t>(i)].events);
-        } catch (const std::exception &) {  // bad_alloc
-          close(tag);
         }
+      } catch (const std::exception &) {  // bad_alloc
+        close(tag);
       }
     }
     take_done();
-    expire(now());
+    try {
+      expire(now());
+    } catch (const std::exception &) {  // bad_alloc, for the line in the log: it is tried again
+    }
   }
   while (!connections_.empty()) close(connections_.begin()->first);
 }
@@ -121,6 +124,7 @@ void Server::accept_some() {
       try {
         adopt(std::move(fd));
       } catch (const std::exception &) {  // bad_alloc: this one is closed
+        close(last_id_);
       }
       continue;
     }
@@ -226,16 +230,39 @@ void Server::read(Connection &connection) {
 
 void Server::ask(Connection &connection, IncomingFrame frame) {
   set_deadline(connection, 0);
-  connection.busy = true;
-  settle(connection);
   const uid_t user = frame.writer ? frame.writer->uid : connection.peer.uid;
+  const std::uint32_t number = frame.header.request;
   // std::function wants to copy what it holds.
   auto request = std::make_shared<Request>(Request{connection.id, std::move(frame)});
-  queue_.give(user, [this, request] {
-    const std::uint64_t id = request->connection;
-    const std::uint32_t number = request->frame.header.request;
-    done({id, number, service_.answer(std::move(*request)), false});
+  give(connection, user, number, [this, request](Done &done) {
+    done.reply = service_.answer(std::move(*request));
+    done.end = false;
   });
+}
+
+// What a job leaves has its place before it begins: later there may be no memory for it.
+void Server::give(Connection &connection, uid_t user, std::uint32_t request,
+                  std::function<void(Done &)> job) {
+  auto place = std::make_shared<std::list<Done>>(1);
+  place->front().connection = connection.id;
+  place->front().request = request;
+  place->front().end = true;
+  queue_.give(user, [this, place, job = std::move(job)] {
+    Done &what = place->front();
+    try {
+      job(what);
+    } catch (const std::exception &) {  // bad_alloc: the connection is closed
+      what.reply.reset();
+      what.end = true;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      done_.splice(done_.end(), *place);
+    }
+    eventfd_write(wake_.get(), 1);
+  });
+  connection.busy = true;
+  settle(connection);
 }
 
 void Server::ask_for_news(Connection &connection) {
@@ -244,24 +271,15 @@ void Server::ask_for_news(Connection &connection) {
     return;
   }
   connection.news_due = false;
-  connection.busy = true;
-  settle(connection);
-  queue_.give(connection.peer.uid, [this, id = connection.id] {
+  give(connection, connection.peer.uid, 0, [this, id = connection.id](Done &done) {
     Service::News news = service_.news(id);
-    done({id, 0, std::move(news.reply), news.end});
+    done.reply = std::move(news.reply);
+    done.end = news.end;
   });
 }
 
-void Server::done(Done what) {
-  {
-    std::lock_guard lock(mutex_);
-    done_.push_back(std::move(what));
-  }
-  eventfd_write(wake_.get(), 1);
-}
-
 void Server::take_done() {
-  std::vector<Done> all;
+  std::list<Done> all;
   {
     std::lock_guard lock(mutex_);
     all.swap(done_);
@@ -272,28 +290,39 @@ void Server::take_done() {
       service_.ended(what.connection);  // it may have been attached after it was closed
       continue;
     }
-    Connection &connection = *found->second;
-    connection.busy = false;
-    if (what.end) {
-      close(connection.id);
-    } else if (what.reply) {
-      if (what.reply->attached && !connection.attached) {
-        connection.attached = seats_.attach(connection.id);
-        if (!connection.attached) *what.reply = service_.not_attached(connection.id);
-        // What changed while it was attached was not told to it yet.
-        connection.news_due = connection.attached;
-      }
-      send(connection, what.request, std::move(*what.reply));
-    } else if (connection.news_due) {
-      ask_for_news(connection);
-    } else {
-      settle(connection);
+    found->second->busy = false;
+    try {
+      take(*found->second, std::move(what));
+    } catch (const std::exception &) {  // bad_alloc
+      close(what.connection);
     }
   }
-  if (changed_.exchange(false)) {
-    for (auto &[id, connection] : connections_) {
-      if (connection->attached) ask_for_news(*connection);
+  if (!changed_.exchange(false)) return;
+  for (auto each = connections_.begin(); each != connections_.end();) {
+    const auto one = each++;
+    try {
+      if (one->second->attached) ask_for_news(*one->second);
+    } catch (const std::exception &) {  // bad_alloc: it comes back, and gets everything then
+      close(one->first);
     }
+  }
+}
+
+void Server::take(Connection &connection, Done what) {
+  if (what.end) {
+    close(connection.id);
+  } else if (what.reply) {
+    if (what.reply->attached && !connection.attached) {
+      connection.attached = seats_.attach(connection.id);
+      if (!connection.attached) *what.reply = service_.not_attached(connection.id);
+      // What changed while it was attached was not told to it yet.
+      connection.news_due = connection.attached;
+    }
+    send(connection, what.request, std::move(*what.reply));
+  } else if (connection.news_due) {
+    ask_for_news(connection);
+  } else {
+    settle(connection);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -119,7 +120,9 @@ class Server {
   void cut(Connection &connection, AgentRefusal refusal, std::string_view why);
   void close(std::uint64_t id);
   void set_deadline(Connection &connection, std::int64_t at_ns);
-  void done(Done what);
+  void give(Connection &connection, uid_t user, std::uint32_t request,
+            std::function<void(Done &)> job);
+  void take(Connection &connection, Done what);
   void take_done();
   void expire(std::int64_t now_ns);
   int timeout(std::int64_t now_ns) const;
@@ -137,7 +140,7 @@ class Server {
   std::function<void()> periodic_;
 
   std::mutex mutex_;
-  std::vector<Done> done_;  // guarded by mutex_
+  std::list<Done> done_;  // guarded by mutex_
   std::atomic<bool> stopping_{false}, changed_{false};
   WorkQueue queue_;  // last: its threads end first
 };

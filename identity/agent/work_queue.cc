@@ -20,9 +20,11 @@ WorkQueue::~WorkQueue() {
 void WorkQueue::give(uid_t user, std::function<void()> job) {
   {
     std::lock_guard lock(mutex_);
+    std::list<uid_t> turn{user};
     auto &jobs = jobs_[user];
-    if (jobs.empty()) turns_.push_back(user);
+    const bool waited = jobs.empty();
     jobs.push_back(std::move(job));
+    if (waited) turns_.splice(turns_.end(), turn);
   }
   given_.notify_one();
 }
@@ -32,15 +34,14 @@ void WorkQueue::work() {
   for (;;) {
     given_.wait(lock, [this] { return ending_ || !turns_.empty(); });
     if (ending_) return;
-    const uid_t user = turns_.front();
-    turns_.pop_front();
-    auto found = jobs_.find(user);
+    auto found = jobs_.find(turns_.front());
     std::function<void()> job = std::move(found->second.front());
     found->second.pop_front();
     if (found->second.empty()) {
       jobs_.erase(found);
+      turns_.pop_front();
     } else {
-      turns_.push_back(user);
+      turns_.splice(turns_.end(), turns_, turns_.begin());
     }
     lock.unlock();
     job();

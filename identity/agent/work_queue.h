@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -23,7 +24,7 @@ class WorkQueue {
   WorkQueue(const WorkQueue &) = delete;
   WorkQueue &operator=(const WorkQueue &) = delete;
 
-  // A job throws nothing. Any thread.
+  // A job throws nothing. Any thread. Throws std::bad_alloc, and has not taken it then.
   void give(uid_t user, std::function<void()> job);
 
  private:
@@ -32,7 +33,7 @@ class WorkQueue {
   std::mutex mutex_;
   std::condition_variable given_;
   std::map<uid_t, std::deque<std::function<void()>>> jobs_;
-  std::deque<uid_t> turns_;  // users with jobs, each once
+  std::list<uid_t> turns_;  // users with jobs, each once
   bool ending_ = false;
   std::vector<std::thread> threads_;
 };
