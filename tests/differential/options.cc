@@ -115,6 +115,7 @@ Scenario low_water_values{
     "options/low-water-values",
     [](int listener) {
       note("listener", set_low_water(listener, 7));
+      tell(0);  // what connects before that inherits another
       int fd = take(listener);
       note("inherited", low_water(fd));
       for (int value : {0, 1, 10, -1, 1 << 30}) {
@@ -126,6 +127,7 @@ Scenario low_water_values{
       note_rest(fd);
     },
     [](std::uint16_t port) {
+      told();
       int fd = socket(AF_INET, SOCK_STREAM, 0);
       note("set before", set_low_water(fd, 100'000));
       sockaddr_in address = address_of(port);
