@@ -94,7 +94,7 @@ TEST_CASE("a file cut short anywhere is an error or a smaller image, never a rea
   std::string whole = own_executable();
   REQUIRE(parse_elf(whole, Imports::read));
   // Every length near the front, where the headers are, and steps over the rest.
-  for (std::size_t size = 0; size < whole.size(); size += size < 4096 ? 1 : 40'009) {
+  for (std::size_t size = 0; size < whole.size(); size += size < 4096 ? 1 : whole.size() / 64 + 1) {
     std::string cut(whole, 0, size);
     cut.shrink_to_fit();
     static_cast<void>(parse_elf(cut, Imports::read));
