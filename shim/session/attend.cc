@@ -3,14 +3,14 @@
 //   attend(): connecting:  wait for TCP       waiting: judge_untouched()
 //             handshaking: step_handshake()   established: push_output()
 //
-// It works on the program's own descriptor under the slot's life_lock, so that close() waits for the
-// end of a step and the number cannot be reused under it.
-#include <algorithm>
-#include <new>
-
+// It works on the program's own descriptor under the slot's life_lock, so that close() waits for
+// the end of a step and the number cannot be reused under it.
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+
+#include <algorithm>
+#include <new>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
@@ -30,7 +30,8 @@ namespace {
 
 constexpr std::int64_t kPollFirstNs = 1'000'000;  // looking for hidden handshake bytes: back-off
 constexpr std::int64_t kPollLastNs = 16'000'000;
-constexpr std::int64_t kCalledNs = 1'000'000'000;  // looking for a call that has a closed connection
+constexpr std::int64_t kCalledNs =
+    1'000'000'000;                            // looking for a call that has a closed connection
 constexpr std::size_t kHalfOpenLimit = 4096;  // unfinished inbound handshakes of this process
 
 void unlink_task(Task &task) noexcept {
@@ -119,7 +120,8 @@ void bound_half_open(Task &newest) noexcept {
     return;  // closed: it holds no place any more
   }
   fail_closed(slot, static_cast<int>(local(slot).descriptor) - 1, policy::Reason::half_open_limit);
-  // Its task ends when its turn comes; its memory goes now, or a burst of newer ones would take theirs first.
+  // Its task ends when its turn comes; its memory goes now, or a burst of newer ones would take
+  // theirs first.
   forget_signature(oldest);
   oldest.signature_request = 0;
   oldest.wants_signature = false;
@@ -142,8 +144,8 @@ Next attend_connecting(Slot &slot, int fd, Task &task) noexcept {
   }
 }
 
-// An accepted blocking socket whose handshake bytes are hidden: the program can't be woken by them, so
-// this process sees to the handshake unless somebody touches the socket first (untouched.h).
+// An accepted blocking socket whose handshake bytes are hidden: the program can't be woken by them,
+// so this process sees to the handshake unless somebody touches the socket first (untouched.h).
 Next attend_waiting(Slot &slot, int fd, Task &task) noexcept {
   if (!slot.hides_readiness.load(std::memory_order_acquire)) return Next::end;
   switch (judge_untouched(slot, fd, monotonic_ns() - task.started_ns)) {
@@ -196,9 +198,15 @@ Next attend_handshaking(Slot &slot, int fd, Task &task) noexcept {
 Next attend_established(Slot &slot, int fd, Task &task) noexcept {
   int error = 0;
   Push pushed = Push::done;
+  bool gone = false;
   {
     Locked guard(slot.send_lock);
-    if (!guard.owner_gone()) pushed = push_output(slot, fd, &error);
+    gone = guard.owner_gone();
+    if (!gone) pushed = push_output(slot, fd, &error);
+  }
+  if (gone) {
+    poison(slot, fd);
+    return Next::end;
   }
   if (slot.writer_starved.exchange(false, std::memory_order_acq_rel)) refire_writable(fd);
   if (pushed == Push::pending) {
@@ -328,7 +336,8 @@ void resume_tasks() noexcept {
 void take_ownership(Slot &slot, int fd) noexcept {
   if (slot.state.load(std::memory_order_acquire) != State::waiting) return;
   Participant nobody = 0;
-  if (!slot.owner.compare_exchange_strong(nobody, this_process(), std::memory_order_acq_rel)) return;
+  if (!slot.owner.compare_exchange_strong(nobody, this_process(), std::memory_order_acq_rel))
+    return;
   if (!is_fresh(fd)) {
     fail_closed(slot, fd, policy::Reason::inherited_unknown, "another program has begun on it");
     return;

@@ -20,8 +20,8 @@ bool find_data(Slot &slot, int fd, Scratch &scratch, Outcome *outcome = nullptr)
   return sink.delivered() > 0;
 }
 
-// What stood at the front instead of data is consumed, and the kernel tells an error once: what it means
-// for the session must not be lost with it. No lock may be held.
+// What stood at the front instead of data is consumed, and the kernel tells an error once: what it
+// means for the session must not be lost with it. No lock may be held.
 void note_end(Slot &slot, int fd, const Outcome &outcome) noexcept {
   if (outcome.fill == Fill::broken) {
     fail_closed(slot, fd, outcome.reason, outcome.detail, outcome.alert);
@@ -30,8 +30,9 @@ void note_end(Slot &slot, int fd, const Outcome &outcome) noexcept {
   }
 }
 
-// Application bytes of the whole records in `queued`, by their headers; those that may be an alert or
-// a KeyUpdate are opened. Part of a record behind them comes along with the last of them that is read.
+// Application bytes of the whole records in `queued`, by their headers; those that may be an alert
+// or a KeyUpdate are opened. Part of a record behind them comes along with the last of them that is
+// read.
 std::size_t count_records(Slot &slot, std::span<const std::uint8_t> queued,
                           std::uint8_t *plain) noexcept {
   constexpr std::size_t kLongestControl = 5;  // KeyUpdate (RFC 8446 §4.6.3)
@@ -46,7 +47,8 @@ std::size_t count_records(Slot &slot, std::span<const std::uint8_t> queued,
     ++sequence;
     if (length <= kLongestControl && known_key) {
       auto opened = local(slot).open->open(sequence, queued.first(record), plain);
-      // What cannot be opened is an error to whoever reads it; what follows a KeyUpdate has another key.
+      // What cannot be opened is an error to whoever reads it; what follows a KeyUpdate has another
+      // key.
       known_key = opened && opened->type != tls::ContentType::handshake;
       if (opened && opened->type != tls::ContentType::application_data) length = 0;
     }
@@ -70,7 +72,12 @@ int readable_bytes(Slot &slot, int fd) noexcept {
   BorrowedScratch scratch;
   if (!scratch) return 0;
   Locked guard(slot.receive_lock);
-  if (guard.reentered() || guard.owner_gone()) return 0;
+  if (guard.reentered()) return 0;
+  if (guard.owner_gone()) {
+    guard.unlock();
+    poison(slot, fd);
+    return -1;
+  }
   Outcome outcome;
   if (!find_data(slot, fd, *scratch.operator->(), &outcome)) {
     guard.unlock();

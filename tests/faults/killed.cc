@@ -3,11 +3,12 @@
 //
 //   killed PORT send|recv|shutdown|close FIRST STRIDE
 //
-// One connection for FIRST, FIRST+STRIDE, ... until the child comes to the end of its call. Each is a
-// line of JSON: after how many instructions, whether the call was over by then, the connection's own
-// port, what the parent's send and recv gave.
+// One connection for FIRST, FIRST+STRIDE, ... until the child comes to the end of its call. Each is
+// a line of JSON: after how many instructions, whether the call was over by then, the connection's
+// own port, what the parent's send and recv gave.
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -88,9 +89,7 @@ bool step(pid_t pid, long steps) {
   return over;
 }
 
-std::string outcome(ssize_t got) {
-  return got >= 0 ? std::to_string(got) : strerrorname_np(errno);
-}
+std::string outcome(ssize_t got) { return got >= 0 ? std::to_string(got) : strerrorname_np(errno); }
 
 }  // namespace
 
@@ -118,6 +117,9 @@ int main(int argc, char **argv) {
     char data[64];
     std::string received, sent;
     if (what == "recv") {
+      // Who asks first is not who reads: what it finds out must not be lost.
+      int waiting = 0;
+      ioctl(fd, FIONREAD, &waiting);
       ssize_t got = recv(fd, data, sizeof data, MSG_DONTWAIT);
       if (got > 0) received.assign(data, static_cast<std::size_t>(got));
       sent = outcome(got);
@@ -129,9 +131,9 @@ int main(int argc, char **argv) {
     while (recv(fd, data, sizeof data, 0) > 0) {
     }
     close(fd);
-    std::printf("{\"steps\": %ld, \"over\": %s, \"port\": %d, \"outcome\": \"%s\", \"data\": \"%s\"}\n",
-                steps, over ? "true" : "false", ntohs(own.sin_port), sent.c_str(),
-                received.c_str());
+    std::printf(
+        "{\"steps\": %ld, \"over\": %s, \"port\": %d, \"outcome\": \"%s\", \"data\": \"%s\"}\n",
+        steps, over ? "true" : "false", ntohs(own.sin_port), sent.c_str(), received.c_str());
     std::fflush(stdout);
   }
   return 0;

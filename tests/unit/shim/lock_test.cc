@@ -15,6 +15,7 @@
 
 #include "shim/arena/participant.h"
 #include "shim/arena/process.h"
+#include "tls/sanitizer.h"
 
 using inlay::shim::Locked;
 using inlay::shim::LockResult;
@@ -135,7 +136,8 @@ TEST_CASE("one owner at a time, between threads and processes") {
   CHECK(shared.guarded == 4 * kRounds);
 }
 
-TEST_CASE("a dead owner's lock is taken over and said to be") {
+// Taken by a process that has ended.
+Shared &make_orphaned() {
   Shared &shared = make_shared();
   pid_t child = fork();
   if (child == 0) {
@@ -143,6 +145,11 @@ TEST_CASE("a dead owner's lock is taken over and said to be") {
     _exit(0);
   }
   REQUIRE(waitpid(child, nullptr, 0) == child);
+  return shared;
+}
+
+TEST_CASE("a dead owner's lock is taken over and said to be") {
+  Shared &shared = make_orphaned();
   CHECK(shared.lock.acquire() == LockResult::owner_gone);
   shared.lock.release();
   CHECK(shared.lock.acquire() == LockResult::acquired);
@@ -150,18 +157,13 @@ TEST_CASE("a dead owner's lock is taken over and said to be") {
 }
 
 TEST_CASE("everybody after a dead owner is told, whoever found out first") {
-  Shared &shared = make_shared();
-  pid_t child = fork();
-  if (child == 0) {
-    shared.lock.acquire();
-    _exit(0);
-  }
-  REQUIRE(waitpid(child, nullptr, 0) == child);
+  Shared &shared = make_orphaned();
   for (int i = 0; i < 3; ++i) {
     Locked guard(shared.lock);
     CHECK(guard.owner_gone());
   }
   // One that waits meanwhile is woken, and told the same.
+  pid_t child;
   {
     Locked guard(shared.lock);
     child = fork();
@@ -176,7 +178,8 @@ TEST_CASE("everybody after a dead owner is told, whoever found out first") {
   shared.lock.release();
 }
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+// TSan hands signals on later.
+#if defined(__x86_64__) && !defined(INLAY_THREAD_SANITIZER)
 SharedLock *g_stepped = nullptr;
 long g_gone = 0, g_seen = 0;
 
