@@ -84,12 +84,15 @@ class Host:
 
     def agent(self, config="/var/lib/agent.toml", under=()):
         self.start(*under, INLAY, "agent", "--config", config)
+        until(lambda: self.run(INLAY, "status", "--json").stdout, f"the agent of {self.name} answers")
 
     def ready(self):
         return self.run(INLAY, "status").returncode == 0
 
     def status(self):
-        return json.loads(self.run(INLAY, "status", "--json").stdout)
+        done = self.run(INLAY, "status", "--json")
+        assert done.stdout, f"{self.name}: {done.stderr}"
+        return json.loads(done.stdout)
 
     def roots(self):
         """The authorities that this machine's agent trusts."""

@@ -123,7 +123,10 @@ class Sending(unittest.TestCase):
         victim = Victim(KILLED, CLIENT_ID, sink.port, 60, LINE)
         outcome, sent = victim.line()
         status, said, how = sink.end()
-        self.assertEqual(status, 0, how)  # every record that came authenticated
+        if outcome != "sent" and "the peer went away" in how:  # its reset overtook even the handshake
+            said = b""
+        else:
+            self.assertEqual(status, 0, how)  # every record that came authenticated
         whole = said[:len(said) - len(said) % LINE]
         numbers = [n for n in self.numbers(whole) if 0 <= n < 5000000]
         if outcome == "sent":
