@@ -139,8 +139,8 @@ void take_ownership(Slot &slot, int fd) noexcept;
 std::uint64_t cookie_of(int fd) noexcept;
 // A TCP socket that is connected (socket_facts.cc).
 bool is_connection(int fd) noexcept;
-// Nothing was sent on the connection and all that was received is still unread: nobody has begun
-// anything on it (socket_facts.cc).
+// An inbound connection on which nothing was sent, with all that was received still unread: nobody has
+// begun anything on it (socket_facts.cc). What somebody connected here is never fresh: who did has begun.
 bool is_fresh(int fd) noexcept;
 // Whatever fd is, policy has nothing against its bytes in the clear: no connection, or one of a rule
 // or default that says so (setup.cc).

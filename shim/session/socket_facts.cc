@@ -97,7 +97,9 @@ bool is_fresh(int fd) noexcept {
     kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
     // The peer's FIN counts as a byte received. More may have come between the two questions.
     std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
-    if (info.tcpi_bytes_acked > 1 || info.tcpi_bytes_sent != 0) return false;
+    // The kernel counts a SYN that was acknowledged among the bytes (tcp_snd_una_update), but not the
+    // SYN-ACK of a connection that was accepted.
+    if (info.tcpi_bytes_acked != 0 || info.tcpi_bytes_sent != 0) return false;
     if (info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin) return true;
   }
   return false;

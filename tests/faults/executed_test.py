@@ -5,13 +5,14 @@ import fcntl
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from support import (BUILD, CANARY, FOLDER, INLAY, PATIENCE, PYTHON, Relay, ServerVictim, Victim, config_text,
-                     issue, records)
+                     drain, issue, listener, records)
 
 
 def setUpModule():
@@ -82,6 +83,23 @@ print(json.dumps([sorted(name for name in environ if name.startswith("INLAY_")) 
         victim = Victim(program, CLIENT_ID, server.port)
         self.assertEqual(victim.line(), [True, 1, [False]])
         server.child.kill()
+
+
+class Inherited(unittest.TestCase):
+    def test_an_outbound_connection_without_a_session_is_refused_and_not_taken_for_an_inbound_one(self):
+        program = """
+import errno, json, socket, sys
+conn = socket.socket(fileno=int(sys.argv[1]))
+try: end = conn.recv(1).hex()
+except OSError as error: end = errno.errorcode[error.errno]
+print(json.dumps(end))
+"""
+        peer = listener()
+        conn = socket.create_connection(peer.getsockname())
+        victim = Victim(program, CLIENT_ID, conn.fileno(), pass_fds=(conn.fileno(),))
+        self.assertEqual(victim.line(), "ECONNRESET")
+        self.assertEqual(victim.reason(peer.getsockname()[1]), "inherited-unknown")
+        self.assertEqual(drain(peer.accept()[0]), b"")
 
 
 class OutOfReach(unittest.TestCase):

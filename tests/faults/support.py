@@ -109,7 +109,7 @@ class Victim:
 
     count = 0
 
-    def __init__(self, program, svid, *arguments, env=None, prefix=(), **options):
+    def __init__(self, program, svid, *arguments, env=None, prefix=(), pass_fds=(), **options):
         Victim.count += 1
         self.log = FOLDER / f"victim-{Victim.count}.jsonl"
         self.config = FOLDER / f"victim-{Victim.count}.toml"
@@ -118,7 +118,7 @@ class Victim:
             [str(part) for part in (*prefix, INLAY, "run", "--config", self.config, "--", PYTHON,
                                     "-u", "-c", program, *arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})})
+            env={**os.environ, **(env or {})}, pass_fds=pass_fds)
         _started.append(self.child)
         self.errors = b""
         self._lines = queue.Queue()
