@@ -224,7 +224,8 @@ tl::expected<AgentClient, AgentFailure> AgentClient::connect(const std::vector<s
     std::memcpy(address.sun_path, path.data(), path.size());
     AgentClient client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), path, timeout);
     if (client.fd_ < 0) return failure(AgentFailureKind::broken, reason(errno));
-    // A blocking connect() waits while the backlog is full, no longer than SO_SNDTIMEO: EAGAIN then.
+    // A blocking connect() waits while the backlog is full, no longer than SO_SNDTIMEO: EAGAIN
+    // then.
     const auto limit = std::chrono::duration_cast<std::chrono::microseconds>(timeout).count();
     const timeval wait{limit / 1'000'000, limit % 1'000'000};
     setsockopt(client.fd_, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);

@@ -72,7 +72,10 @@ tl::expected<Bundle, BundleError> parse_pem(std::string_view text) {
   auto certificates = certificates_from_pem(text);
   if (!certificates) return error(certificates.error());
   if (certificates->empty()) return error("it holds no certificate, neither PEM nor SPIFFE JSON");
-  return Bundle{.authorities = std::move(*certificates), .sequence = 0, .crls = {}, .crls_of_intermediates = {}};
+  return Bundle{.authorities = std::move(*certificates),
+                .sequence = 0,
+                .crls = {},
+                .crls_of_intermediates = {}};
 }
 
 }  // namespace

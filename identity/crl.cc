@@ -132,10 +132,12 @@ bool is_older(const X509_CRL *other, const X509_CRL *crl) noexcept {
   return ASN1_TIME_compare(X509_CRL_get0_lastUpdate(other), X509_CRL_get0_lastUpdate(crl)) < 0;
 }
 
-// A complete list says all that its authority has to say (RFC 5280 §5.1): next to a newer one, the one
-// before says what is no longer so, and being stale would refuse everybody.
+// A complete list says all that its authority has to say (RFC 5280 §5.1): next to a newer one, the
+// one before says what is no longer so, and being stale would refuse everybody.
 void take_newest(Bundle &bundle, X509CrlPtr crl, X509 *authority) {
-  const auto of_the_same = [&](const X509CrlPtr &other) { return has_signed(authority, other.get()); };
+  const auto of_the_same = [&](const X509CrlPtr &other) {
+    return has_signed(authority, other.get());
+  };
   for (const X509CrlPtr &other : bundle.crls) {
     if (is_older(crl.get(), other.get()) && of_the_same(other)) return;
   }

@@ -111,8 +111,7 @@ tl::expected<FileContent, std::string> read_file(int fd, std::size_t limit) {
   content.bytes.resize(static_cast<std::size_t>(content.status.st_size) + 1);
   std::size_t filled = 0;
   for (;;) {
-    const ssize_t got =
-        pread(fd, content.bytes.data() + filled, content.bytes.size() - filled,
+    const ssize_t got = pread(fd, content.bytes.data() + filled, content.bytes.size() - filled,
                               static_cast<off_t>(filled));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return tl::unexpected(reason(errno));

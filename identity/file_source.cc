@@ -183,13 +183,15 @@ tl::expected<void, SourceError> load_crls(const FilePaths &paths, Reader &reader
   reader.fingerprint.add((*content)->bytes);
   auto crls = parse_crls((*content)->bytes);
   if (!crls) {
-    return error(fmt::format("the CRL {} is not usable: {}; fetch it anew", paths.crl, crls.error()));
+    return error(
+        fmt::format("the CRL {} is not usable: {}; fetch it anew", paths.crl, crls.error()));
   }
   for (const Crl &crl : *crls) {
     if (!add_crl(crl, bundles, paths.accept_stale_crls)) {
-      return error(fmt::format("the CRL {} of {} is signed by no authority of a bundle here; leave it "
-                               "out, or add the authority",
-                               paths.crl, crl.issuer));
+      return error(
+          fmt::format("the CRL {} of {} is signed by no authority of a bundle here; leave it "
+                      "out, or add the authority",
+                      paths.crl, crl.issuer));
     }
   }
   return {};

@@ -1,7 +1,7 @@
 // fmt's own code, once. Debian ships it as a shared library, which libinlay.so may not need, and as
 // headers; with all of it in every file that formats a word, those files took most of the build's
-// time. This is what fmt's src/format.cc holds, for char alone, and without long double, which would
-// need libm's ceil().
+// time. This is what fmt's src/format.cc holds, for char alone, and without long double, which
+// would need libm's ceil().
 #define FMT_USE_LONG_DOUBLE 0
 #include <fmt/format-inl.h>
 

@@ -62,8 +62,8 @@ tl::expected<SpiffeId, VerifyFailure> check(const X509 *leaf) {
   if (X509_get_version(leaf) != X509_VERSION_3) {
     return failure(VerifyError::malformed, "it has extensions and is not version 3");
   }
-  // RFC 5280 §4.1.2.2: positive, at most 20 bytes. Others could not be told apart in what an open session
-  // keeps of it for CRLs (PathRecord).
+  // RFC 5280 §4.1.2.2: positive, at most 20 bytes. Others could not be told apart in what an open
+  // session keeps of it for CRLs (PathRecord).
   const ASN1_INTEGER *const serial = X509_get0_serialNumber(leaf);
   if (ASN1_STRING_type(serial) == V_ASN1_NEG_INTEGER || ASN1_STRING_length(serial) > 20) {
     return failure(VerifyError::malformed, "its serial number is negative or longer than 20 bytes");

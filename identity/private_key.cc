@@ -29,6 +29,8 @@ tl::expected<PkeyPtr, std::string> private_key_from_pem(std::string_view pem) {
                                                library_context(), nullptr)
                   : nullptr);
   if (key) return key;
+  // What the older format was encrypted with is not looked at: there is no passphrase to give.
+  encrypted = encrypted || pem.find("\nProc-Type: 4,ENCRYPTED") != std::string_view::npos;
   return tl::unexpected(std::string(encrypted
                                         ? "the key is encrypted; store it without a passphrase"
                                         : "the key is not a private key in PEM"));

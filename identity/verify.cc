@@ -398,10 +398,10 @@ tl::expected<SpiffeId, VerifyFailure> verify_x509_svid(const STACK_OF(X509) * ch
 std::optional<VerifyError> judge_again(const PathRecord &record, const Bundle &bundle) {
   const ErrorMark mark;
   const MemoryWatch watch;
-  const bool trusted = std::any_of(
-      bundle.authorities.begin(), bundle.authorities.end(), [&](const X509Ptr &authority) {
-        return public_key_digest(authority.get()) == record.authority;
-      });
+  const bool trusted = std::any_of(bundle.authorities.begin(), bundle.authorities.end(),
+                                   [&](const X509Ptr &authority) {
+                                     return public_key_digest(authority.get()) == record.authority;
+                                   });
   if (watch.ran_out()) throw std::bad_alloc();
   if (!trusted) return VerifyError::untrusted;
   const std::unique_ptr<ASN1_INTEGER, OpensslDelete<ASN1_INTEGER_free>> serial(ASN1_INTEGER_new());

@@ -36,14 +36,15 @@ std::string traditional_pem(EVP_PKEY *key) {
   return {data, static_cast<std::size_t>(length)};
 }
 
-std::string encrypted_pem(EVP_PKEY *key) {
-  const identity::BioPtr bio(BIO_new(BIO_s_mem()));
-  REQUIRE(PEM_write_bio_PKCS8PrivateKey(bio.get(), key, EVP_aes_128_cbc(), "secret", 6, nullptr,
-                                        nullptr) == 1);
-  char *data = nullptr;
-  const long length = BIO_get_mem_data(bio.get(), &data);
-  return {data, static_cast<std::size_t>(length)};
-}
+// Of `openssl pkcs8 -topk8 -v2 aes-128-cbc`.
+constexpr const char *kEncryptedKey =
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
+    "MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAhAjZXErVf/GQICCAAw\n"
+    "DAYIKoZIhvcNAgkFADAdBglghkgBZQMEAQIEEKCzyQFq0MVEMi05455RYsMEgZCv\n"
+    "ya7bYsKHv6oVonUnnq2fHHd9Y8XUBRSSZPcId69ghy8g4TvkL3tWYx3yPx626ZZ+\n"
+    "mVQpW8/JqyJm01RDSmAESJdzukNvgY4toFKGSDDj/KEqe8BcjJmslOYKT9rdVuJJ\n"
+    "bLoPXzDfVxnG+4opXOa5rV+DNBxEe2zWOw3kYK8NDgq/vH815K9zh4YemkYOFPY=\n"
+    "-----END ENCRYPTED PRIVATE KEY-----\n";
 
 }  // namespace
 
@@ -90,8 +91,17 @@ TEST_CASE("a key that is not the certificate's, or no key, is an error") {
 
 TEST_CASE("an encrypted key is refused and nobody is asked for a passphrase") {
   const Identity leaf = issue(root(), kId);
-  CHECK(complaint(chain_pem(leaf), encrypted_pem(leaf.key.get())) ==
-        "the key is encrypted; store it without a passphrase");
+  const std::string refusal = "the key is encrypted; store it without a passphrase";
+  for (const char *cipher : {"AES-256-CBC", "DES-EDE3-CBC", "IDEA-CBC"}) {
+    CAPTURE(cipher);
+    CHECK(complaint(chain_pem(leaf), std::string("-----BEGIN EC PRIVATE KEY-----\n"
+                                                 "Proc-Type: 4,ENCRYPTED\nDEK-Info: ") +
+                                         cipher +
+                                         ",00112233445566778899AABBCCDDEEFF\n\n"
+                                         "c2VjcmV0c2VjcmV0\n-----END EC PRIVATE KEY-----\n") ==
+          refusal);
+  }
+  CHECK(complaint(chain_pem(leaf), kEncryptedKey) == refusal);
 }
 
 TEST_CASE("T1-T7 a chain whose first certificate is no leaf is an error") {
