@@ -16,14 +16,19 @@ namespace inlay::shim::boot {
 void remember_environment(char *const environment[]) noexcept;
 
 enum class Target : unsigned char {
-  reachable,     // or not there, or not readable: the kernel will say
+  reachable,     // or not there, or nothing that can be executed: the kernel will say
   static_image,  // no dynamic loader
-  privileged,    // setuid, setgid or file capabilities: the loader drops the preload
+  privileged,    // setuid, setgid or file capabilities, or this process is not its real user: the loader
+                 // drops the preload
   foreign,       // another C library or machine, or written in Go
+  unknown,       // it could not be read
 };
 
 // INLAY_STRICT=1: what the preload cannot reach does not start.
 void remember_strictness(bool strict) noexcept;
+
+// It looks as if an exec of it would succeed: the file is there, and for the effective user to execute.
+bool may_be_executed(const char *path) noexcept;
 
 Target judge_target(const char *path) noexcept;
 Target judge_target_at(int directory, const char *path, int flags) noexcept;

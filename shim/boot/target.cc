@@ -41,9 +41,18 @@ class Opened {
   Opened(const Opened &) = delete;
   Opened &operator=(const Opened &) = delete;
   int get() const noexcept { return fd_; }
+  // Less than `size` at the end of the file only; or the kernel's error.
   long read_at(void *buffer, std::size_t size, std::uint64_t offset) const noexcept {
-    return kernel::call(SYS_pread64, fd_, kernel::word(buffer), static_cast<long>(size),
-                        static_cast<long>(offset));
+    std::size_t done = 0;
+    while (done < size) {
+      long got = kernel::call(SYS_pread64, fd_, kernel::word(static_cast<char *>(buffer) + done),
+                              static_cast<long>(size - done), static_cast<long>(offset + done));
+      if (got == -EINTR) continue;
+      if (got < 0) return got;
+      if (got == 0) break;
+      done += static_cast<std::size_t>(got);
+    }
+    return static_cast<long>(done);
   }
 
  private:
@@ -51,13 +60,20 @@ class Opened {
 };
 
 long effective_uid() noexcept { return kernel::call(SYS_geteuid); }
+long effective_gid() noexcept { return kernel::call(SYS_getegid); }
 
-// The loader drops the preload for a program that gains privilege (AT_SECURE).
-bool gains_privilege(const Opened &file, const struct stat &info) noexcept {
+// As which nothing can be executed without AT_SECURE (cap_bprm_creds_from_file).
+bool is_another() noexcept {
+  return kernel::call(SYS_getuid) != effective_uid() || kernel::call(SYS_getgid) != effective_gid();
+}
+
+// The loader drops the preload for a program that gains privilege, or has it (AT_SECURE).
+bool is_secured(const Opened &file, const struct stat &info) noexcept {
+  if (is_another()) return true;
   long uid = effective_uid();
   if ((info.st_mode & S_ISUID) != 0 && static_cast<long>(info.st_uid) != uid) return true;
   if ((info.st_mode & S_ISGID) != 0 && (info.st_mode & S_IXGRP) != 0 &&
-      static_cast<long>(info.st_gid) != kernel::call(SYS_getegid)) {
+      static_cast<long>(info.st_gid) != effective_gid()) {
     return true;
   }
   if (uid == 0) return false;
@@ -76,7 +92,8 @@ bool has_go_note(const Opened &file, const Elf64_Phdr &segment) noexcept {
   alignas(Elf64_Nhdr) char notes[1024];
   std::size_t room = segment.p_filesz < sizeof notes ? segment.p_filesz : sizeof notes;
   long length = file.read_at(notes, room, segment.p_offset);
-  std::size_t left = length > 0 ? static_cast<std::size_t>(length) : 0;
+  if (length < 0) return true;  // for all that is known
+  auto left = static_cast<std::size_t>(length);
   auto padded = [](Elf64_Word size) { return (std::size_t{size} + 3) & ~std::size_t{3}; };
   for (const char *at = notes; left >= sizeof(Elf64_Nhdr) + 4;) {
     auto *note = reinterpret_cast<const Elf64_Nhdr *>(at);
@@ -97,8 +114,9 @@ Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path)
   Elf64_Phdr headers[kMaxHeaders];
   std::size_t count = header.e_phnum < kMaxHeaders ? header.e_phnum : kMaxHeaders;
   auto size = static_cast<long>(count * sizeof headers[0]);
-  if (file.read_at(headers, static_cast<std::size_t>(size), header.e_phoff) != size) {
-    return Target::reachable;
+  if (long got = file.read_at(headers, static_cast<std::size_t>(size), header.e_phoff);
+      got != size) {
+    return got < 0 ? Target::unknown : Target::reachable;
   }
   for (std::size_t i = 0; i < count; ++i) {
     if (headers[i].p_type == PT_NOTE && has_go_note(file, headers[i])) return Target::foreign;
@@ -111,6 +129,17 @@ Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path)
   }
   // The loader run as a program honours the preload.
   return is_loader(path) ? Target::reachable : Target::static_image;
+}
+
+bool may_be_executed(int directory, const char *path) noexcept {
+  long result = kernel::call(SYS_faccessat, directory, kernel::word(path), X_OK);
+  if (is_another() && (result == 0 || result == -EACCES)) {
+    // That was about the real user.
+    long effective = kernel::call(SYS_faccessat2, directory, kernel::word(path), X_OK, AT_EACCESS);
+    result = effective == -ENOSYS || effective == -EPERM ? 0 : effective;  // not before Linux 5.8
+  }
+  return result != -ENOENT && result != -ENOTDIR && result != -EACCES && result != -ELOOP &&
+         result != -ENAMETOOLONG;
 }
 
 Target judge_file(int directory, const char *path, int flags, int depth) noexcept {
@@ -132,15 +161,17 @@ Target judge_file(int directory, const char *path, int flags, int depth) noexcep
     path = own;
     directory = AT_FDCWD;
   }
-  Opened file(kernel::call(SYS_openat, directory, kernel::word(path), open_flags));
-  if (file.get() < 0) return Target::reachable;
+  long opened = -EINTR;
+  while (opened == -EINTR)
+    opened = kernel::call(SYS_openat, directory, kernel::word(path), open_flags);
+  if (opened < 0) return may_be_executed(directory, path) ? Target::unknown : Target::reachable;
+  Opened file(opened);
   struct stat info {};
-  if (kernel::call(SYS_fstat, file.get(), kernel::word(&info)) != 0 || !S_ISREG(info.st_mode)) {
-    return Target::reachable;
-  }
+  if (kernel::call(SYS_fstat, file.get(), kernel::word(&info)) != 0) return Target::unknown;
+  if (!S_ISREG(info.st_mode)) return Target::reachable;
   alignas(Elf64_Ehdr) char head[kHeadSize] = {};
   long length = file.read_at(head, sizeof head - 1, 0);
-  if (length < 4) return Target::reachable;
+  if (length < 4) return length < 0 ? Target::unknown : Target::reachable;
   if (head[0] == '#' && head[1] == '!') {
     if (depth >= kMaxInterpreters) return Target::reachable;
     char *begin = head + 2 + std::strspn(head + 2, " \t");
@@ -148,7 +179,7 @@ Target judge_file(int directory, const char *path, int flags, int depth) noexcep
     return judge_file(AT_FDCWD, begin, 0, depth + 1);
   }
   if (std::memcmp(head, ELFMAG, SELFMAG) != 0) return Target::reachable;
-  if (gains_privilege(file, info)) return Target::privileged;
+  if (is_secured(file, info)) return Target::privileged;
   if (length < static_cast<long>(sizeof(Elf64_Ehdr))) return Target::reachable;
   return judge_elf(file, *reinterpret_cast<const Elf64_Ehdr *>(head), path);
 }
@@ -156,6 +187,8 @@ Target judge_file(int directory, const char *path, int flags, int depth) noexcep
 }  // namespace
 
 void remember_strictness(bool strict) noexcept { g_strict = strict; }
+
+bool may_be_executed(const char *path) noexcept { return may_be_executed(AT_FDCWD, path); }
 
 Target judge_target_at(int directory, const char *path, int flags) noexcept {
   if (!active() || path == nullptr) return Target::reachable;
@@ -181,7 +214,7 @@ Target judge_target_in_path(const char *file) noexcept {
       std::memcpy(path, list, length);
       if (length > 0) path[length++] = '/';
       std::memcpy(path + length, file, name_length + 1);
-      if (kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(path), X_OK) == 0) {
+      if (may_be_executed(path)) {
         return judge_target(path);
       }
     }

@@ -20,6 +20,7 @@
 #include "shim/boot/sandbox.h"
 #include "shim/boot/sandbox_filter.h"
 #include "shim/hooks/hook.h"
+#include "shim/hooks/shell.h"
 #include "shim/session/agent_wishes.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
@@ -36,12 +37,6 @@ void before_exec() {
   if (!in_foreign_process()) flush_everything(true);
 }
 
-// An exec that fails for want of the file leaves the sessions as they are: programs try one folder
-// of PATH after the other.
-bool may_succeed(const char *path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, kernel::word(path), X_OK) == 0;
-}
-
 void before_exit() {
   if (!boot::active() || in_foreign_process()) return;
   flush_everything(false);
@@ -53,8 +48,8 @@ struct Departure {
   HandOver hand_over;
   Withhold withhold;
 
-  // `may_happen`: it looks as if it would succeed. Only an image that loads inlay gets what belongs to
-  // sessions.
+  // `may_happen`: an exec that fails for want of the file leaves the sessions as they are, as programs
+  // try one folder of PATH after the other. Only an image that loads inlay gets what belongs to sessions.
   Departure(boot::Target target, bool may_happen) {
     if (!may_happen || !boot::active()) return;
     bool reachable = target == boot::Target::reachable;
@@ -79,7 +74,7 @@ int execute(const char *path, char *const arguments[], char *const environment[]
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  Departure departure(target, may_succeed(path));
+  Departure departure(target, boot::may_be_executed(path));
   return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.execve(path, arguments, repaired);
   });
@@ -89,7 +84,7 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
-  Departure departure(target, std::strchr(file, '/') == nullptr || may_succeed(file));
+  Departure departure(target, std::strchr(file, '/') == nullptr || boot::may_be_executed(file));
   return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
     return next.execvpe(file, arguments, repaired);
   });
@@ -244,9 +239,10 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   return spawn_with(spawn, target, pid, actions, environment);
 }
 
-// Their shells are started inside the C library.
 int system(const char *command) {
   bound();
+  Shell shell;
+  if (!shell.may_start()) return fail(EACCES);
   note_giving();
   int result = -1;
   boot::with_own_environment(nullptr, [&] { result = next.system(command); });
@@ -255,6 +251,8 @@ int system(const char *command) {
 
 int wordexp(const char *words, wordexp_t *result, int flags) {
   bound();
+  Shell shell;
+  if (!shell.may_start()) return WRDE_CMDSUB;
   note_giving();
   int error = 0;
   boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });

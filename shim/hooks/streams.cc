@@ -4,6 +4,7 @@
 
 #include "shim/boot/environment.h"
 #include "shim/hooks/hook.h"
+#include "shim/hooks/shell.h"
 #include "shim/session/hand_over.h"
 
 using namespace inlay::shim;
@@ -44,9 +45,12 @@ template <typename Open>
 FILE *open_pipe(Open open, const char *command, const char *mode) {
   FILE *stream = nullptr;
   HandOver hand_over;
-  if (boot::active() && boot::judge_target("/bin/sh") == boot::Target::reachable) {
-    hand_over.for_spawn(nullptr);
+  Shell shell;
+  if (!shell.may_start()) {
+    errno = EACCES;
+    return nullptr;
   }
+  if (boot::active() && shell.is_reachable()) hand_over.for_spawn(nullptr);
   boot::with_own_environment(hand_over.variable(), [&] { stream = open(command, mode); });
   if (stream != nullptr) hand_over.spawned_last();
   return stream;

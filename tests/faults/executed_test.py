@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -163,6 +164,73 @@ execute(fd)
         self.assertEqual(len(b"".join(records(seen["up"]))), len(seen["up"]))
         result = server.result(relay.server_side_port)
         self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (b"firstlaststill", "eof"))
+        server.child.kill()
+
+    # The kernel has the loader ignore the preload where the effective user is not the real one. Each way to
+    # start a shell then, with the connection open as 9 and as its 1; and with the users the same again.
+    AS_ANOTHER = """
+import json, os, signal, socket, subprocess, sys
+port, shell, writer, canary = int(sys.argv[1]), *sys.argv[2:]
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+conn = socket.create_connection(("127.0.0.1", port))
+os.dup2(conn.fileno(), 9, inheritable=True)
+def asked(text):
+    got = b""
+    try:
+        conn.sendall(text)
+        while not got.endswith(text): got += conn.recv(4096) or sys.exit("it ended")
+    except OSError: return False
+    return True
+def child(run):
+    pid = os.fork()
+    if pid == 0:
+        try: run()
+        finally: os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def words(text): return [shell, "-c", f"echo {text} >&9 && exit 0; exit 1"]
+def over_1():
+    os.dup2(9, 1)
+    os.execv(shell, [shell, "-c", f"echo {canary} && exit 0; exit 1"])
+def spawned(**how):
+    try: return os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(shell, words(canary), {}, **how), 0)[1])
+    except OSError as error: return error.strerror
+asked(b"first")
+os.setresuid(65534, 0, 0)
+ways = {
+  "fork": child(lambda: os.execv(shell, words(canary))),
+  "fork, 1": child(over_1),
+  "vfork": subprocess.run(words(canary), pass_fds=[9]).returncode,
+  "spawn": spawned(),
+  "spawn, 1": spawned(file_actions=[(os.POSIX_SPAWN_DUP2, 9, 1)]),
+  "system": os.waitstatus_to_exitcode(os.system(words(canary)[2])),
+}
+os.setresuid(0, 0, 0)
+def as_nobody():
+    os.setuid(65534)
+    os.execv(writer, [writer, "9", canary])
+ways["unreadable"] = child(as_nobody)
+good = child(lambda: os.execv(shell, words("good")))
+os.write(1, json.dumps([ways, os.get_inheritable(9), good, asked(b"last")]).encode() + b"\\n")
+"""
+
+    @unittest.skipUnless(os.getuid() == 0, "becomes another user, which needs root")
+    def test_i1_what_is_executed_as_another_effective_user_does_not_reach_the_wire(self):
+        server = ServerVictim(SERVER_ID)
+        relay = Relay(server.port, lambda direction, index, record: record)
+        (FOLDER / "private").mkdir(0o700)
+        shell = shutil.copy("/bin/sh", FOLDER / "private")  # where the real user may not go
+        os.chmod(FOLDER, 0o711)
+        writer = shutil.copy(BUILD / "tests/faults/static_writer", FOLDER)
+        os.chmod(writer, 0o111)  # to be executed, and not to be read
+        victim = Victim(self.AS_ANOTHER, CLIENT_ID, relay.port, shell, writer, CANARY.decode())
+        ways, inheritable, good, asked = victim.line()
+        seen = relay.join()
+        self.assertNotIn(CANARY, seen["up"])
+        self.assertNotIn(0, ways.values())
+        self.assertTrue(inheritable and asked)
+        self.assertEqual(good, 0)
+        self.assertEqual({event["reason"] for event in victim.events() if event["event"] == "notice"},
+                         {"exec-unprotected"})
         server.child.kill()
 
 
