@@ -169,7 +169,7 @@ Agent::Agent(Config config, std::vector<uid_t> owners, std::unique_ptr<Source> s
       configuration_(attestor_.config()),
       identities_(std::move(source), config.ids()),
       listener_(std::move(listener)),
-      api_(std::make_unique<WorkloadApi>(api_host())),
+      api_(std::make_unique<WorkloadApi>(api_host(), WorkloadApiLimits::of(descriptors))),
       service_({.attestor = attestor_,
                 .audit = audit_,
                 .counters = counters_,
@@ -212,6 +212,13 @@ WorkloadApiHost Agent::api_host() {
   host.view = [this] { return identities_.view(); };
   host.obtain_jwt = [this](const SpiffeId &id, const std::vector<std::string> &audience) {
     return identities_.obtain_jwt(id, audience);
+  };
+  host.cut_off = [this](const Caller &caller, std::string_view why) {
+    counters_.refused(AgentRefusal::rate_limited);
+    audit_.write({.event = "cut-off",
+                  .caller = caller,
+                  .reason = name(AgentRefusal::rate_limited),
+                  .detail = why});
   };
   host.audit = [this](const WorkloadApiEvent &event) {
     if (event.refusal) counters_.refused(*event.refusal);

@@ -1,6 +1,8 @@
 #include "identity/agent/api_call.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <ctime>
 #include <utility>
 
 namespace inlay::identity::agent {
@@ -15,6 +17,12 @@ std::string_view name(grpc::StatusCode code) {
     default:
       return "UNAVAILABLE";  // there are no others here (Workload Endpoint, appendix A)
   }
+}
+
+std::int64_t monotonic_ns() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 // Workload Endpoint §3: against requests that somebody else makes a client send.
@@ -77,6 +85,10 @@ tl::expected<ApiCall, grpc::Status> ApiCall::begin(ApiShared &shared,
   if (!connection) {
     return stop(AgentRefusal::internal, grpc::StatusCode::UNAVAILABLE,
                 "the agent does not know whose connection this is; connect again");
+  }
+  if (!shared.rates.take(caller.uid, monotonic_ns())) {
+    return stop(AgentRefusal::rate_limited, grpc::StatusCode::UNAVAILABLE,
+                "this user has made too many calls");
   }
   auto slot = shared.counts.take(caller.uid);
   if (!slot) {

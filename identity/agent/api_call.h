@@ -15,8 +15,9 @@
 #include <utility>
 
 #include "identity/agent/api_connections.h"
-#include "identity/rpc/worker.h"
+#include "identity/agent/work_queue.h"
 #include "identity/agent/workload_api.h"
+#include "identity/rpc/rate_limit.h"
 
 namespace inlay::identity::agent {
 
@@ -48,11 +49,28 @@ class CallCounts {
 
 // What all calls share.
 struct ApiShared {
-  WorkloadApiHost host;
+  ApiShared(WorkloadApiHost given, const WorkloadApiLimits &limits)
+      : host(std::move(given)),
+        connections(limits.connections, limits.connections_of_a_user, host.cut_off),
+        counts(limits.calls_of_a_user),
+        rates(limits.calls_a_second, 2 * limits.calls_a_second) {}
+
+  const WorkloadApiHost host;
   ApiConnections connections;
   CallCounts counts;
-  // FetchJWTSVID may wait for an upstream, which must not keep gRPC's own threads.
-  rpc::Worker waiting{64};
+  rpc::RateLimit<uid_t> rates;
+  // FetchJWTSVID may wait for an upstream, which must not keep gRPC's own threads, nor other users.
+  // Threads start with the first. Throws std::system_error, std::bad_alloc.
+  WorkQueue &waiting() {
+    std::call_once(waits_,
+                   [this] { waiting_ = std::make_unique<WorkQueue>(kWaiting, kWaiting - 1); });
+    return *waiting_;
+  }
+
+ private:
+  static constexpr std::size_t kWaiting = 4;
+  std::once_flag waits_;
+  std::unique_ptr<WorkQueue> waiting_;
 };
 
 // A call that was let in. Copies nothing of gRPC's: usable as long as the slot is wanted.
@@ -71,6 +89,7 @@ class ApiCall {
                       std::string_view spiffe_id = "") const;
 
   const WorkloadApiHost &host() const { return shared_->host; }
+  const Caller &caller() const { return connection_->caller; }
 
  private:
   ApiCall(ApiShared &shared, std::string_view method,

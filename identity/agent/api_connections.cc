@@ -36,10 +36,13 @@ policy::UniqueFd process_of(int fd, pid_t pid) {
 
 }  // namespace
 
-rpc::StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
+tl::expected<rpc::StreamCount, std::string_view> ApiConnections::add(
+    int fd, const std::shared_ptr<const policy::UniqueFd> &client, const Caller &caller) {
   const auto cookie = cookie_of(fd);
-  policy::UniqueFd process = process_of(client, caller.pid);
-  if (!cookie || !process) return nullptr;
+  policy::UniqueFd process = process_of(client->get(), caller.pid);
+  if (!cookie || !process) {
+    return tl::unexpected<std::string_view>("its process has ended, or no descriptor is left");
+  }
 
   const std::lock_guard lock(mutex_);
   forget_closed();
@@ -50,11 +53,38 @@ rpc::StreamCount ApiConnections::add(int fd, int client, const Caller &caller) {
     ++of_user;
     streams = connection->streams;
   }
-  if (by_fd_.size() >= limit_ || of_user >= limit_of_a_user_) return nullptr;
+  if (of_user >= limit_of_a_user_ || (by_fd_.size() >= limit_ && !make_room(of_user))) {
+    return tl::unexpected<std::string_view>("too many connections to the Workload API");
+  }
   if (!streams) streams = std::make_shared<std::atomic<std::size_t>>(0);
-  by_fd_.insert_or_assign(fd, std::make_shared<const ApiConnection>(
-                                  ApiConnection{caller, *cookie, streams, std::move(process)}));
+  by_fd_.insert_or_assign(fd, std::make_shared<const ApiConnection>(ApiConnection{
+                                  caller, *cookie, streams, std::move(process), client}));
   return streams;
+}
+
+// Users are cheap where one may have thousands (subuid(5)): what all together may have cannot be
+// first come, first served. Cookies grow with time. False: nobody has more than the newcomer.
+bool ApiConnections::make_room(std::size_t of_newcomer) {
+  struct Share {
+    std::size_t count = 0;
+    int oldest = -1;
+  };
+  std::map<uid_t, Share> shares;
+  for (const auto &[fd, connection] : by_fd_) {
+    Share &share = shares[connection->caller.uid];
+    if (share.count++ == 0 || connection->cookie < by_fd_.at(share.oldest)->cookie) {
+      share.oldest = fd;
+    }
+  }
+  const auto most =
+      std::ranges::max_element(shares, {}, [](const auto &share) { return share.second.count; });
+  if (most == shares.end() || most->second.count <= of_newcomer) return false;
+  const auto loser = by_fd_.find(most->second.oldest);
+  // The relay sees its end, and closes both of its ends.
+  if (const auto client = loser->second->client.lock()) ::shutdown(client->get(), SHUT_RDWR);
+  cut_off_(loser->second->caller, "its user has the most connections to the Workload API");
+  by_fd_.erase(loser);
+  return true;
 }
 
 std::shared_ptr<const ApiConnection> ApiConnections::find(std::string_view grpc_peer) const {

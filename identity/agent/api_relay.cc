@@ -29,8 +29,10 @@ ApiRelay::Pair::~Pair() {
   cleanse(to_client);
 }
 
-ApiRelay::ApiRelay()
-    : epoll_(::epoll_create1(EPOLL_CLOEXEC)), wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+ApiRelay::ApiRelay(CutOff cut_off)
+    : cut_off_(std::move(cut_off)),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   epoll_event event{EPOLLIN, {.ptr = nullptr}};
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event);
 }
@@ -44,11 +46,12 @@ ApiRelay::~ApiRelay() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool ApiRelay::add(policy::UniqueFd client, policy::UniqueFd server,
-                   std::unique_ptr<rpc::Http2Police> police) {
+bool ApiRelay::add(std::shared_ptr<const policy::UniqueFd> client, policy::UniqueFd server,
+                   const Caller &caller, std::unique_ptr<rpc::Http2Police> police) {
   auto pair = std::make_unique<Pair>();
   pair->client = std::move(client);
   pair->server = std::move(server);
+  pair->caller = caller;
   pair->police = std::move(police);
   const std::lock_guard lock(mutex_);
   if (!epoll_ || !wake_) return false;
@@ -66,7 +69,7 @@ bool ApiRelay::add(policy::UniqueFd client, policy::UniqueFd server,
 // look goes on until the kernel has nothing more or takes nothing more.
 void ApiRelay::watch(Pair &pair) {
   epoll_event event{EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, {.ptr = &pair}};
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, pair.client.get(), &event);
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, pair.client->get(), &event);
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, pair.server.get(), &event);
 }
 
@@ -98,13 +101,13 @@ void ApiRelay::run() {
 }
 
 bool ApiRelay::pass(Pair &pair) {
-  if (!pass(pair, pair.client.get(), pair.server.get(), pair.to_server, true)) return false;
+  if (!pass(pair, pair.client->get(), pair.server.get(), pair.to_server, true)) return false;
   if (!pair.server_ended &&
-      !pass(pair, pair.server.get(), pair.client.get(), pair.to_client, false)) {
+      !pass(pair, pair.server.get(), pair.client->get(), pair.to_client, false)) {
     pair.server_ended = true;  // what gRPC said last is still to be delivered
   }
   if (!pair.server_ended) return true;
-  return !pair.to_client.empty() && pass(pair, -1, pair.client.get(), pair.to_client, false);
+  return !pair.to_client.empty() && pass(pair, -1, pair.client->get(), pair.to_client, false);
 }
 
 // False when `from` has ended, `to` is gone, or the police says so.
@@ -122,7 +125,10 @@ bool ApiRelay::pass(Pair &pair, int from, int to, std::string &waiting, bool fro
     const std::span<const char> bytes(buffer_.get(), static_cast<std::size_t>(got));
     const bool good =
         from_client ? pair.police->from_client(bytes) : pair.police->from_server(bytes);
-    if (!good) return false;
+    if (!good) {
+      cut_off_(pair.caller, "more streams or bytes than a client of the Workload API needs");
+      return false;
+    }
     waiting.assign(bytes.begin(), bytes.end());
     OPENSSL_cleanse(buffer_.get(), bytes.size());
   }

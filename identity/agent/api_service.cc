@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <exception>
 #include <utility>
 
 #include "identity/jwt_svid.h"
@@ -71,12 +72,13 @@ grpc::ServerUnaryReactor *ApiService::FetchJWTSVID(Context *context, const JWTSV
   }
   // Shared, since what a function object holds must be copyable.
   const auto held = std::make_shared<const ApiCall>(std::move(*call));
-  const bool given = shared_.waiting.give([this, held, request, response, reactor] {
-    reactor->Finish(fetch_jwt_svid(*held, *request, *response));
-  });
-  if (!given) {
-    reactor->Finish(held->refuse(grpc::StatusCode::UNAVAILABLE,
-                                 "too many JWT-SVIDs are being waited for; try again"));
+  try {
+    shared_.waiting().give(held->caller().uid, [this, held, request, response, reactor] {
+      reactor->Finish(fetch_jwt_svid(*held, *request, *response));
+    });
+  } catch (const std::exception &) {  // no thread, no memory
+    reactor->Finish(
+        held->refuse(grpc::StatusCode::UNAVAILABLE, "the agent has no room for it; try again"));
   }
   return reactor;
 }

@@ -57,7 +57,8 @@ Server::Server(Listener &listener, Service &service, SeatLimits limits, std::siz
       spare_(spare_descriptor()),
       seats_(limits),
       last_id_(kFirstConnection),
-      queue_(threads) {
+      // One more, so that all of them still work where there is one user alone.
+      queue_(threads + 1, threads) {
   arm(epoll_.get(), EPOLL_CTL_ADD, listener.fd(), EPOLLIN, kListenerTag);
   arm(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), EPOLLIN, kWakeTag);
 }

@@ -6,6 +6,7 @@
 #include <grpcpp/server_posix.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <mutex>
@@ -14,6 +15,7 @@
 #include "identity/agent/api_relay.h"
 #include "identity/agent/api_service.h"
 #include "identity/rpc/grpc_quiet.h"
+#include "identity/rpc/worker.h"
 
 namespace inlay::identity::agent {
 namespace {
@@ -58,8 +60,8 @@ class UserServer {
 struct WorkloadApi::State {
   State(WorkloadApiHost host, WorkloadApiLimits given)
       : limits(given),
-        shared{std::move(host), ApiConnections(given.connections, given.connections_of_a_user),
-               CallCounts(given.calls_of_a_user)},
+        shared(std::move(host), given),
+        relay(shared.host.cut_off),
         worker(given.connections + 1) {}
 
   void serve(policy::UniqueFd connection, uid_t user);
@@ -70,7 +72,7 @@ struct WorkloadApi::State {
   ApiShared shared;
   std::map<uid_t, UserServer> servers;  // the worker's
 
-  ApiRelay relay;
+  ApiRelay relay;  // after what it calls
   std::mutex mutex;
   bool any_client = false;
   bool refresh_waits = false;
@@ -107,19 +109,36 @@ WorkloadApi::~WorkloadApi() {
   state_->worker.end();  // before what it works on
 }
 
+WorkloadApiLimits WorkloadApiLimits::of(std::size_t descriptors) noexcept {
+  constexpr std::size_t kOwn = 64, kShare = 16;  // a quarter of what is not the agent's own
+  WorkloadApiLimits out;
+  const std::size_t usable = descriptors > 2 * kOwn ? descriptors - kOwn : kOwn;
+  out.connections = std::clamp<std::size_t>(usable / kShare, 8, out.connections);
+  out.connections_of_a_user =
+      std::clamp<std::size_t>(out.connections / 8, 4, out.connections_of_a_user);
+  return out;
+}
+
 bool WorkloadApi::adopt(policy::UniqueFd connection, const Caller &caller) {
+  const auto no = [&](std::string_view why) {
+    state_->shared.host.cut_off(caller, why);
+    return false;
+  };
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) {
+    return no("no descriptor is left");
+  }
   policy::UniqueFd relayed(ends[0]);
   policy::UniqueFd served(ends[1]);
-  rpc::StreamCount streams = state_->shared.connections.add(served.get(), connection.get(), caller);
-  if (!streams) return false;
   ::fcntl(connection.get(), F_SETFL, O_NONBLOCK);
   ::fcntl(connection.get(), F_SETFD, FD_CLOEXEC);
-  if (!state_->relay.add(
-          std::move(connection), std::move(relayed),
-          std::make_unique<rpc::Http2Police>(std::move(streams), 2 * state_->limits.calls_of_a_user))) {
-    return false;
+  const auto client = std::make_shared<const policy::UniqueFd>(std::move(connection));
+  auto streams = state_->shared.connections.add(served.get(), client, caller);
+  if (!streams) return no(streams.error());
+  if (!state_->relay.add(client, std::move(relayed), caller,
+                         std::make_unique<rpc::Http2Police>(*std::move(streams),
+                                                            2 * state_->limits.calls_of_a_user))) {
+    return no("no thread is to be had");
   }
   {
     const std::lock_guard lock(state_->mutex);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -44,8 +45,8 @@ struct WorkloadApiEvent {
   std::string_view told;           // "" when it went well
 };
 
-// What the API stands on. Called from several threads at once, attest() and audit() from each of
-// them; none may throw.
+// What the API stands on. Called from several threads at once, attest(), audit() and cut_off()
+// from each of them; none may throw.
 struct WorkloadApiHost {
   // From kernel truth of this moment, of the process that the pidfd means. Asked at each request
   // and again before each further message of a stream: a process that is no longer what it was gets
@@ -57,6 +58,8 @@ struct WorkloadApiHost {
                                                      const std::vector<std::string> &)>
       obtain_jwt;
   std::function<void(const WorkloadApiEvent &)> audit;
+  // A connection was cut, without a call that could be told.
+  std::function<void(const Caller &, std::string_view why)> cut_off;
 };
 
 // Bounds, each far above what a helper or a library needs.
@@ -64,8 +67,12 @@ struct WorkloadApiLimits {
   std::size_t connections = 1024;
   std::size_t connections_of_a_user = 128;  // root included: its programs run wild, too
   std::size_t calls_of_a_user = 512;        // streams are calls
+  std::uint32_t calls_a_second = 2000;      // of a user; twice as many at once
   std::size_t bytes_of_a_user = 16u << 20;  // of gRPC's memory; then it ends calls
   std::size_t idle_seconds = 300;           // a connection without a call is closed
+
+  // What `descriptors` are enough for, beside the seats (seats.h): each connection has four.
+  static WorkloadApiLimits of(std::size_t descriptors) noexcept;
 };
 
 class WorkloadApi {

@@ -8,14 +8,16 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import ALICE, NOBODY, TRUST_DOMAIN, Agent, run_inlay
+from agent_support import ALICE, NOBODY, SIGNATURE, TRUST_DOMAIN, Agent, Client, as_user, attached, run_inlay
 
 from workload_support import Call, certificates, matching_pair, serials
 
 ID = f"spiffe://{TRUST_DOMAIN}/alice"
+ENTRY = f'[[entry]]\nid = "{ID}"\nuid = {ALICE}\n'
 OWN = f"spiffe://{TRUST_DOMAIN}"
 BOTH = ("C++", "Python")
 INVALID_ARGUMENT, PERMISSION_DENIED = 3, 7
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # RFC 9113 §3.4
 METHODS = {"FetchX509SVID": {}, "FetchX509Bundles": {}, "FetchJWTSVID": {"audience": ["db"]},
            "FetchJWTBundles": {}, "ValidateJWTSVID": {"audience": "db", "svid": "a.b.c"}}
 
@@ -23,7 +25,7 @@ METHODS = {"FetchX509SVID": {}, "FetchX509Bundles": {}, "FetchJWTSVID": {"audien
 class WorkloadApi(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.agent = Agent(entries=f'[[entry]]\nid = "{ID}"\nuid = {ALICE}\n')
+        cls.agent = Agent(entries=ENTRY)
         cls.addClassCleanup(cls.agent.close)
 
     def call(self, language, method, request=None, user=ALICE, **options):
@@ -77,6 +79,52 @@ class WorkloadApi(unittest.TestCase):
                     before = len(self.agent.events(event="refused", uid=NOBODY))
                     self.assertEqual(self.call(language, method, request, user=NOBODY).status(), PERMISSION_DENIED)
                     self.assertGreater(len(self.agent.events(event="refused", uid=NOBODY)), before)
+
+    def test_T66_connections_of_many_users_leave_descriptors_for_others(self):
+        agent = Agent(entries=ENTRY, prefix=("prlimit", "--nofile=256"))
+        self.addCleanup(agent.close)
+        users = range(42001, 42010)
+
+        def fill():
+            kept = [Client(agent) for _ in range(60)]
+            for client in kept:
+                try:
+                    client.socket.sendall(PREFACE)
+                    client.socket.recv(1)  # the server's own
+                except OSError:
+                    pass  # it was cut off: there were too many
+            return kept
+        held, release = os.pipe()
+        crowd = []
+        for user in users:
+            filled, full = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(release)
+                os.setresuid(user, user, user)
+                kept = fill()
+                os.write(full, b"x")
+                os.read(held, 1)
+                os._exit(0 if kept else 1)
+            os.read(filled, 1)
+            os.close(filled)
+            os.close(full)
+            crowd.append(pid)
+
+        def work():
+            client, snapshot = attached(agent)
+            return client.sign(snapshot.key)
+        self.assertEqual(as_user(ALICE, work), f"frame {SIGNATURE}")
+        call = Call(agent, "C++", "FetchX509SVID", {}, ALICE)
+        self.addCleanup(call.end)
+        self.assertEqual(call.message()["svids"][0]["spiffeId"], ID)
+        for event in (agent.audited(event="cut-off", detail="too many connections to the Workload API"),
+                      agent.audited(event="cut-off", detail="its user has the most connections to the Workload API")):
+            self.assertEqual(event["reason"], "rate-limited")
+            self.assertIn(event["uid"], users)
+        os.close(release)
+        for pid in crowd:
+            os.waitpid(pid, 0)
 
     def test_each_open_stream_gets_the_whole_new_state(self):
         streams = {(language, method): self.call(language, method) for language in BOTH

@@ -86,10 +86,11 @@ class ApiServer {
   }
 
   // The client's end of a connection; -1 when it was not taken.
-  int connect() {
+  int connect() { return connect(getuid()); }
+  int connect(uid_t user) {
     int ends[2];
     REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
-    if (api_.adopt(policy::UniqueFd(ends[1]), {getpid(), getuid(), getgid()})) return ends[0];
+    if (api_.adopt(policy::UniqueFd(ends[1]), {getpid(), user, getgid()})) return ends[0];
     close(ends[0]);
     return -1;
   }
@@ -129,6 +130,11 @@ class ApiServer {
               if (!event.spiffe_id.empty()) line.append(" ").append(event.spiffe_id);
               if (!event.told.empty()) line.append(": ").append(event.told);
               events_.push_back(line);
+            },
+        .cut_off =
+            [this](const Caller &caller, std::string_view why) {
+              const std::lock_guard lock(mutex_);
+              events_.push_back(std::to_string(caller.uid) + " cut off: " + std::string(why));
             },
     };
   }

@@ -1,14 +1,16 @@
 // What keeps one user from keeping others out.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <future>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "identity/rpc/rate_limit.h"
 #include "identity/agent/seats.h"
 #include "identity/agent/work_queue.h"
+#include "identity/rpc/rate_limit.h"
 
 using namespace inlay::identity::agent;
 using inlay::identity::rpc::RateLimit;
@@ -85,7 +87,7 @@ TEST_CASE("ever new keys do not fill the memory") {
 }
 
 TEST_CASE("users take turns, however many jobs one of them has") {
-  WorkQueue queue(1);
+  WorkQueue queue(1, 2);
   std::promise<void> running, begin;
   queue.give(1, [&] {
     running.set_value();
@@ -105,4 +107,32 @@ TEST_CASE("users take turns, however many jobs one of them has") {
   begin.set_value();
   end.get_future().wait();
   CHECK(std::vector(order.begin(), order.begin() + 5) == std::vector{1, 2, 1, 2, 1});
+}
+
+TEST_CASE(
+    "a user whose jobs take long leaves a thread for others, and all there are to one alone") {
+  WorkQueue queue(3, 2);
+  std::promise<void> end;
+  const std::shared_future<void> ended(end.get_future());
+  std::atomic<int> running = 0, most = 0;
+  std::atomic<bool> told = false;
+  std::promise<void> two;
+  for (int i = 0; i < 5; ++i) {
+    queue.give(1, [&] {
+      const int now = ++running;
+      most = std::max<int>(most, now);
+      if (now == 2 && !told.exchange(true)) two.set_value();
+      ended.wait();
+      --running;
+    });
+  }
+  two.get_future().wait();
+  std::promise<void> other;
+  queue.give(2, [&] { other.set_value(); });
+  other.get_future().wait();  // for ever, were all threads the first user's
+  CHECK(most == 2);
+  std::promise<void> last;
+  queue.give(1, [&] { last.set_value(); });
+  end.set_value();
+  last.get_future().wait();
 }

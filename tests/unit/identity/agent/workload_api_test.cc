@@ -2,9 +2,13 @@
 
 #include <fcntl.h>
 #include <openssl/pem.h>
+#include <poll.h>
+
+#include <algorithm>
 
 #include "api_server.h"
 #include "child.h"
+#include "identity/agent/seats.h"
 
 using namespace inlay;
 using namespace inlay::identity;
@@ -319,12 +323,62 @@ TEST_CASE("calls and connections of a user are bounded") {
   CHECK(second >= 0);
   CHECK(third >= 0);
   CHECK(server.connect() == -1);
+  CHECK(server.events().back() ==
+        std::to_string(getuid()) + " cut off: too many connections to the Workload API");
   // One that the peer closes makes room, when gRPC has noticed.
   close(second);
   int fourth = -1;
   while (fourth < 0) fourth = server.connect();
   close(third);
   close(fourth);
+}
+
+TEST_CASE("where all connections are taken, the user with the most loses his oldest one") {
+  ApiServer server({.connections = 4, .connections_of_a_user = 3});
+  const int oldest = server.connect(2001);
+  std::vector<int> open;
+  for (const uid_t user : {2001u, 2001u, 2002u, 2003u}) open.push_back(server.connect(user));
+  CHECK(std::ranges::find(open, -1) == open.end());
+  char byte = 0;
+  pollfd ended{oldest, POLLIN, 0};
+  CHECK(poll(&ended, 1, -1) == 1);
+  CHECK(recv(oldest, &byte, 1, 0) == 0);
+  CHECK(server.events() ==
+        std::vector<std::string>{
+            "2001 cut off: its user has the most connections to the Workload API"});
+  CHECK(server.connect(2001) == -1);  // who has the most makes no room for himself
+  for (const int fd : open) {
+    CHECK(recv(fd, &byte, 1, MSG_DONTWAIT) == -1);
+    close(fd);
+  }
+  close(oldest);
+}
+
+TEST_CASE("few descriptors make few connections, and fit beside the seats") {
+  for (const std::size_t descriptors : {256u, 1024u, 4096u, 1u << 20}) {
+    const auto limits = WorkloadApiLimits::of(descriptors);
+    const auto seats = SeatLimits::of(descriptors);
+    CAPTURE(descriptors);
+    CHECK(limits.connections * 4 + seats.attached * 2 + seats.waiting < descriptors - 64);
+    CHECK(limits.connections_of_a_user < limits.connections);
+  }
+  CHECK(WorkloadApiLimits::of(1u << 20).connections == WorkloadApiLimits().connections);
+}
+
+TEST_CASE("T62 calls of a user have a rate") {
+  ApiServer server({.calls_a_second = 1});
+  const auto client = server.client();
+  const auto validate = [&] {
+    ClientCall call;
+    ValidateJWTSVIDRequest request;
+    ValidateJWTSVIDResponse response;
+    return client->ValidateJWTSVID(&call.context, request, &response);
+  };
+  grpc::Status status = validate();
+  CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  while (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT) status = validate();
+  CHECK(status.error_code() == grpc::StatusCode::UNAVAILABLE);
+  CHECK(status.error_message() == "this user has made too many calls");
 }
 
 TEST_CASE("a caller that does not read gets the newest state when it does") {
@@ -375,6 +429,10 @@ TEST_CASE("a flood of requests that never end is cut off, and others are served"
     open = send_all(head + "\x83");
   }
   CHECK(!open);
+  CHECK(server.events() ==
+        std::vector<std::string>{std::to_string(getuid()) +
+                                 " cut off: more streams or bytes than a client of the "
+                                 "Workload API needs"});
   close(fd);
 
   const auto client = server.client();
