@@ -48,6 +48,11 @@ struct Free {
   Free *next;
 };
 
+// The part of a class's last span that was never handed out. Its pages cost nothing until then.
+struct Untouched {
+  char *begin = nullptr, *end = nullptr;
+};
+
 // Waits in the kernel; no thread-library state. 0 free, 1 held, 2 held with waiters.
 class Lock {
  public:
@@ -71,6 +76,7 @@ class Lock {
 struct Heap {
   Lock lock;
   Free *free[kClasses] = {};
+  Untouched untouched[kClasses];
   Chunk *chunk = nullptr;  // the one spans are cut from
   std::size_t next_span = kSpans;
 };
@@ -107,7 +113,7 @@ void *allocate_large(std::size_t size) noexcept {
   return base + kHeaderSize;
 }
 
-// Cuts a span into free blocks of the class. The lock is held.
+// Gives the class a span. The lock is held.
 bool refill(std::size_t index) noexcept {
   if (g_heap.next_span == kSpans) {
     char *base = map_aligned(kChunkSize);
@@ -121,23 +127,29 @@ bool refill(std::size_t index) noexcept {
   char *begin = reinterpret_cast<char *>(g_heap.chunk) + span * kSpanSize;
   char *end = begin + kSpanSize;
   if (span == 0) begin += kHeaderSize;
-  std::size_t size = size_of_class(index);
-  // Linked back to front, so that blocks are handed out in the order of their addresses.
-  std::size_t count = static_cast<std::size_t>(end - begin) / size;
-  for (std::size_t i = count; i-- > 0;) {
-    auto *block = reinterpret_cast<Free *>(begin + i * size);
-    block->next = g_heap.free[index];
-    g_heap.free[index] = block;
-  }
+  g_heap.untouched[index] = {begin, end};
   return true;
 }
 
+// The lock is held.
+void *take(std::size_t index) noexcept {
+  if (Free *block = g_heap.free[index]; block != nullptr) {
+    g_heap.free[index] = block->next;
+    return block;
+  }
+  const std::size_t size = size_of_class(index);
+  const Untouched &untouched = g_heap.untouched[index];
+  if (static_cast<std::size_t>(untouched.end - untouched.begin) < size && !refill(index))
+    return nullptr;
+  char *const block = g_heap.untouched[index].begin;
+  g_heap.untouched[index].begin += size;
+  return block;
+}
+
 void *allocate_small(std::size_t size) noexcept {
-  std::size_t index = class_of(size);
+  const std::size_t index = class_of(size);
   g_heap.lock.acquire();
-  Free *block = g_heap.free[index];
-  if (block == nullptr && refill(index)) block = g_heap.free[index];
-  if (block != nullptr) g_heap.free[index] = block->next;
+  void *const block = take(index);
   g_heap.lock.release();
   return block;
 }

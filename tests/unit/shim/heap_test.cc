@@ -1,6 +1,7 @@
 #include "shim/boot/heap.h"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,6 +56,23 @@ TEST_CASE("a released block is used again") {
   void *second = boot::allocate(200);
   CHECK(first == second);
   boot::release(second);
+}
+
+TEST_CASE("a size asked for once costs a page or two, not all that may come of it") {
+  std::vector<void *> blocks;
+  blocks.reserve(100);
+  struct rusage before, after;
+  REQUIRE(getrusage(RUSAGE_SELF, &before) == 0);
+  for (std::size_t size = 16; size <= 32768; size += size / 4) {
+    void *block = boot::allocate(size);
+    REQUIRE(block != nullptr);
+    *static_cast<char *>(block) = 1;
+    blocks.push_back(block);
+  }
+  REQUIRE(getrusage(RUSAGE_SELF, &after) == 0);
+  // The kernel gives a page at the first touch.
+  CHECK(after.ru_minflt - before.ru_minflt <= 3 * static_cast<long>(blocks.size()));
+  for (void *block : blocks) boot::release(block);
 }
 
 TEST_CASE("alignments up to a page hold") {
