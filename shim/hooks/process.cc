@@ -48,8 +48,9 @@ struct Departure {
   HandOver hand_over;
   Withhold withhold;
 
-  // `may_happen`: an exec that fails for want of the file leaves the sessions as they are, as programs
-  // try one folder of PATH after the other. Only an image that loads inlay gets what belongs to sessions.
+  // `may_happen`: an exec that fails for want of the file leaves the sessions as they are, as
+  // programs try one folder of PATH after the other. Only an image that loads inlay gets what
+  // belongs to sessions.
   Departure(boot::Target target, bool may_happen) {
     if (!may_happen || !boot::active()) return;
     bool reachable = target == boot::Target::reachable;
@@ -75,9 +76,9 @@ int execute(const char *path, char *const arguments[], char *const environment[]
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
   Departure departure(target, boot::may_be_executed(path));
-  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
-    return next.execve(path, arguments, repaired);
-  });
+  return boot::with_repaired(
+      environment, departure.hand_over.variable(),
+      [&](char *const repaired[]) { return next.execve(path, arguments, repaired); });
 }
 
 int execute_in_path(const char *file, char *const arguments[], char *const environment[]) {
@@ -85,9 +86,9 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
   Departure departure(target, std::strchr(file, '/') == nullptr || boot::may_be_executed(file));
-  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
-    return next.execvpe(file, arguments, repaired);
-  });
+  return boot::with_repaired(
+      environment, departure.hand_over.variable(),
+      [&](char *const repaired[]) { return next.execvpe(file, arguments, repaired); });
 }
 
 // `spawn` with the environment it is to use; its result is an errno.
@@ -103,9 +104,8 @@ int spawn_with(Spawn spawn, boot::Target target, pid_t *pid,
     withhold.mark();
   }
   pid_t child = 0;
-  int result = boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
-    return spawn(&child, repaired);
-  });
+  int result = boot::with_repaired(environment, hand_over.variable(),
+                                   [&](char *const repaired[]) { return spawn(&child, repaired); });
   if (result != 0) return result;
   hand_over.spawned(child);
   // posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
@@ -200,9 +200,10 @@ int execveat(int directory, const char *path, char *const arguments[], char *con
   boot::Target target = boot::judge_target_at(directory, path, flags);
   if (!boot::may_start(target, path)) return fail(EACCES);
   Departure departure(target, true);
-  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
-    return next.execveat(directory, path, arguments, repaired, flags);
-  });
+  return boot::with_repaired(environment, departure.hand_over.variable(),
+                             [&](char *const repaired[]) {
+                               return next.execveat(directory, path, arguments, repaired, flags);
+                             });
 }
 
 int fexecve(int fd, char *const arguments[], char *const environment[]) noexcept {
@@ -210,9 +211,9 @@ int fexecve(int fd, char *const arguments[], char *const environment[]) noexcept
   boot::Target target = boot::judge_target_at(fd, "", AT_EMPTY_PATH);
   if (!boot::may_start(target, "")) return fail(EACCES);
   Departure departure(target, true);
-  return boot::with_repaired(environment, departure.hand_over.variable(), [&](char *const repaired[]) {
-    return next.fexecve(fd, arguments, repaired);
-  });
+  return boot::with_repaired(
+      environment, departure.hand_over.variable(),
+      [&](char *const repaired[]) { return next.fexecve(fd, arguments, repaired); });
 }
 
 int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
@@ -241,21 +242,21 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
 
 int system(const char *command) {
   bound();
-  Shell shell;
-  if (!shell.may_start()) return fail(EACCES);
-  note_giving();
   int result = -1;
-  boot::with_own_environment(nullptr, [&] { result = next.system(command); });
-  return result;
+  bool may_start = Shell::call([&] {
+    note_giving();
+    boot::with_own_environment(nullptr, [&] { result = next.system(command); });
+  });
+  return may_start ? result : fail(EACCES);
 }
 
 int wordexp(const char *words, wordexp_t *result, int flags) {
   bound();
-  Shell shell;
-  if (!shell.may_start()) return WRDE_CMDSUB;
-  note_giving();
-  int error = 0;
-  boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });
+  int error = WRDE_CMDSUB;
+  Shell::call([&] {
+    note_giving();
+    boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });
+  });
   return error;
 }
 

@@ -3,8 +3,12 @@
 // protect.
 #pragma once
 
+#include <memory>
+#include <new>
+
 #include "shim/boot/environment.h"
 #include "shim/boot/level.h"
+#include "shim/session/cancel.h"
 #include "shim/session/withhold.h"
 
 namespace inlay::shim {
@@ -17,6 +21,30 @@ class Shell {
   // Logs one that is not reachable. False: it must not start (INLAY_STRICT=1).
   bool may_start() const noexcept { return boot::may_start(target_, kPath); }
   bool is_reachable() const noexcept { return target_ == boot::Target::reachable; }
+
+  // Calls `start` while there is one; false: it must not start, and did not. For a start that may
+  // be cancelled, which must have no destructor above it.
+  template <typename Start>
+  static bool call(Start start) {
+    struct Held {
+      Shell *shell;
+      Start *start;
+      static void end(Held *one) { std::destroy_at(one->shell); }
+    };
+    alignas(Shell) char room[sizeof(Shell)];
+    Held held{new (room) Shell, &start};
+    const bool may_start = held.shell->may_start();
+    if (may_start) {
+      cancellable<Held>(
+          [](Held *one) {
+            (*one->start)();
+            return 0L;
+          },
+          Held::end, &held);
+    }
+    Held::end(&held);
+    return may_start;
+  }
 
  private:
   static constexpr char kPath[] = "/bin/sh";  // _PATH_BSHELL
