@@ -29,6 +29,14 @@ bool is_socket(int fd) noexcept {
   return kernel::call(SYS_fstat, fd, kernel::word(&info)) == 0 && S_ISSOCK(info.st_mode);
 }
 
+// Of its address, which says so of every socket; AF_UNSPEC when it does not.
+int family_of(int fd) noexcept {
+  sockaddr_storage address{};
+  socklen_t length = sizeof(address);
+  long result = kernel::call(SYS_getsockname, fd, kernel::word(&address), kernel::word(&length));
+  return result == 0 ? address.ss_family : AF_UNSPEC;
+}
+
 End end_of(int fd, long call) noexcept {
   sockaddr_storage address{};
   socklen_t length = sizeof(address);
@@ -51,8 +59,12 @@ SocketKind socket_kind(int fd) noexcept {
   socklen_t length = sizeof(domain);
   long result = kernel::get_option(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length);
   if (result == -EBADF) return SocketKind::none;
-  if (result != 0 && (result == -ENOTSOCK || !is_socket(fd))) return SocketKind::other;
-  if (result == 0 && domain != AF_INET && domain != AF_INET6) return SocketKind::other;
+  if (result != 0) {
+    if (result == -ENOTSOCK || !is_socket(fd)) return SocketKind::other;
+    domain = family_of(fd);
+    if (domain == AF_UNSPEC) domain = AF_INET;  // for all that is known
+  }
+  if (domain != AF_INET && domain != AF_INET6) return SocketKind::other;
   if (int_option(fd, SOL_SOCKET, SO_TYPE, SOCK_STREAM) != SOCK_STREAM) return SocketKind::other;
   int protocol = int_option(fd, SOL_SOCKET, SO_PROTOCOL, IPPROTO_TCP);
   bool tcp = protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
@@ -97,8 +109,8 @@ bool is_fresh(int fd) noexcept {
     kernel::call(SYS_ioctl, fd, FIONREAD, kernel::word(&unread));
     // The peer's FIN counts as a byte received. More may have come between the two questions.
     std::uint64_t fin = info.tcpi_state == kTcpEstablished ? 0 : 1;
-    // The kernel counts a SYN that was acknowledged among the bytes (tcp_snd_una_update), but not the
-    // SYN-ACK of a connection that was accepted.
+    // The kernel counts a SYN that was acknowledged among the bytes (tcp_snd_una_update), but not
+    // the SYN-ACK of a connection that was accepted.
     if (info.tcpi_bytes_acked != 0 || info.tcpi_bytes_sent != 0) return false;
     if (info.tcpi_bytes_received <= static_cast<std::uint64_t>(unread) + fin) return true;
   }
