@@ -12,6 +12,7 @@
 #include "shim/arena/layout.h"
 #include "shim/arena/process.h"
 #include "shim/arena/shared_memory.h"
+#include "shim/boot/sandbox.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/local.h"
 
@@ -72,11 +73,13 @@ std::uint32_t high_water(const Mapping &mapping) noexcept {
   return std::min(mapping.header->high_water.load(std::memory_order_acquire), kSlotsPerArena);
 }
 
+enum class Kind : std::uint8_t { any, with_descriptor };
+
 // `instead_of`: the memory that a used-up arena's is replaced with, in place; null for another one.
-bool map_arena(Mapping &mapping, void *instead_of) noexcept {
+bool map_arena(Mapping &mapping, void *instead_of, Kind kind) noexcept {
   Local *locals = instead_of == nullptr ? map_locals() : mapping.locals;
   if (locals == nullptr) return false;
-  SharedMemory memory = make_shared_memory(kArenaSize, instead_of);
+  SharedMemory memory = make_shared_memory(kArenaSize, instead_of, kind == Kind::any);
   if (memory.base == nullptr) {
     if (instead_of == nullptr) kernel::call(SYS_munmap, kernel::word(locals), kLocalsSize);
     return false;
@@ -118,9 +121,9 @@ bool is_used_up(const Mapping &mapping) noexcept {
 // A server that forks for each connection closes an arena each time: the memory of one it shares
 // nothing of is replaced. Not unmapped: a call of another thread may still look at a slot it had
 // before the close, and finds it free.
-bool renew(Mapping &mapping) noexcept {
+bool renew(Mapping &mapping, Kind kind) noexcept {
   int fd = mapping.fd;
-  if (!map_arena(mapping, mapping.header)) return false;
+  if (!map_arena(mapping, mapping.header, kind)) return false;
   close_own(fd);
   return true;
 }
@@ -135,7 +138,7 @@ unsigned free_mapping() noexcept {
 }
 
 // A fresh arena, when `made` were made before; or the one another thread has made meanwhile.
-Mapping *another_mapping(unsigned made) noexcept {
+Mapping *another_mapping(unsigned made, Kind kind = Kind::any) noexcept {
   Locked guard(g_mappings_lock);
   if (guard.reentered()) return nullptr;
   if (g_made.load(std::memory_order_acquire) != made) {
@@ -144,9 +147,8 @@ Mapping *another_mapping(unsigned made) noexcept {
   unsigned count = g_mapping_count.load(std::memory_order_relaxed);
   unsigned index = free_mapping();
   if (index == kMaxArenas) return nullptr;
-  if (!(index < count ? renew(g_mappings[index]) : map_arena(g_mappings[index], nullptr))) {
-    return nullptr;
-  }
+  Mapping &next = g_mappings[index];
+  if (!(index < count ? renew(next, kind) : map_arena(next, nullptr, kind))) return nullptr;
   g_newest.store(index, std::memory_order_release);
   if (index == count) g_mapping_count.store(count + 1, std::memory_order_release);
   g_made.store(made + 1, std::memory_order_release);
@@ -157,7 +159,14 @@ Mapping *open_mapping() noexcept {
   unsigned made = g_made.load(std::memory_order_acquire);
   if (made > 0) {
     Mapping &newest = g_mappings[g_newest.load(std::memory_order_acquire)];
-    if (is_open(newest)) return &newest;
+    if (is_open(newest) && (newest.fd >= 0 || boot::sandboxed())) return &newest;
+    if (is_open(newest)) {
+      // There was no descriptor to be had: no program executed here could go on with its sessions.
+      Mapping *better = another_mapping(made, Kind::with_descriptor);
+      if (better == nullptr) return &newest;
+      if (better != &newest) newest.header->closed.store(true, std::memory_order_release);
+      return better;
+    }
   }
   return another_mapping(made);  // fork closes all
 }

@@ -6,6 +6,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <cerrno>
+
 #include "shim/arena/kernel.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/lifetime.h"
@@ -81,8 +83,9 @@ int make_memfd(std::size_t size) noexcept {
   long fd = kernel::call(SYS_memfd_create, kernel::word(name), kFlags | MFD_NOEXEC_SEAL);
   if (fd == -EINVAL) fd = kernel::call(SYS_memfd_create, kernel::word(name), kFlags);
   if (fd < 0) return -1;
-  if (kernel::call(SYS_ftruncate, fd, static_cast<long>(size)) == 0 &&
-      kernel::call(SYS_fcntl, fd, F_ADD_SEALS, kSeals) == 0) {
+  long sized = -EINTR;
+  while (sized == -EINTR) sized = kernel::call(SYS_ftruncate, fd, static_cast<long>(size));
+  if (sized == 0 && kernel::call(SYS_fcntl, fd, F_ADD_SEALS, kSeals) == 0) {
     int own = make_own(static_cast<int>(fd));
     if (own >= 0) return own;
   }
@@ -92,7 +95,7 @@ int make_memfd(std::size_t size) noexcept {
 
 }  // namespace
 
-SharedMemory make_shared_memory(std::size_t size, void *at) noexcept {
+SharedMemory make_shared_memory(std::size_t size, void *at, bool may_be_anonymous) noexcept {
   SharedMemory memory;
   memory.fd = make_memfd(size);
   if (memory.fd >= 0 && inode_of(memory.fd, &memory.inode)) {
@@ -100,7 +103,7 @@ SharedMemory make_shared_memory(std::size_t size, void *at) noexcept {
     if (memory.base != nullptr) return memory;
   }
   close_own(memory.fd);
-  return {.base = map(-1, size, at)};
+  return {.base = may_be_anonymous ? map(-1, size, at) : nullptr};
 }
 
 bool is_shared_memory(int fd, std::size_t size, std::uint64_t *inode) noexcept {

@@ -14,9 +14,9 @@ struct SharedMemory {
   std::uint64_t inode = 0;
 };
 
-// Zeroed. `at`: replaces what is mapped there, `size` bytes; null for anywhere. Anonymous where the
-// kernel, a seccomp filter or a limit refuses a memfd.
-SharedMemory make_shared_memory(std::size_t size, void *at) noexcept;
+// Zeroed. `at`: replaces what is mapped there, `size` bytes; null for anywhere. Where the kernel, a
+// seccomp filter or a limit refuses a memfd: anonymous, if it may be, or none.
+SharedMemory make_shared_memory(std::size_t size, void *at, bool may_be_anonymous = true) noexcept;
 
 // True when `fd` is such a memfd: inode, size, seals and the owner are right.
 bool is_shared_memory(int fd, std::uint64_t inode, std::size_t size) noexcept;

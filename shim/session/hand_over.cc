@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "shim/arena/arena.h"
@@ -19,6 +20,9 @@
 
 namespace inlay::shim {
 namespace {
+
+constexpr char kNotGiven[] =
+    "what is known of a connection cannot be given to the program executed";
 
 bool impossible() noexcept { return arena_count() == 0 || boot::sandboxed(); }
 
@@ -112,10 +116,12 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
   for (unsigned arena = 0; arena < arena_count() && given_.count < kMaxInherited; ++arena) {
     if (!wanted[arena]) continue;
     ArenaDescriptor from = arena_descriptor(arena);
-    if (from.fd < 0) continue;
-    long copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
-    if (copy < 0) copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, 3);
-    if (copy < 0) continue;
+    long copy = from.fd < 0 ? -EBADF : kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
+    if (copy < 0 && from.fd >= 0) copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, 3);
+    if (copy < 0) {
+      report(nullptr, -1, policy::Event::notice, policy::Reason::inherited_unknown, kNotGiven);
+      continue;
+    }
     // So that a child another thread forks just now does not keep it.
     if (!borrowed_) set_descriptor_word(static_cast<int>(copy), kOwn);
     if (shared || is_foreign_arena(arena)) close_arena(arena);

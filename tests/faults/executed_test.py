@@ -102,6 +102,36 @@ print(json.dumps(end))
         self.assertEqual(victim.reason(peer.getsockname()[1]), "inherited-unknown")
         self.assertEqual(drain(peer.accept()[0]), b"")
 
+    def test_what_cannot_be_handed_over_is_said_and_the_next_connection_is(self):
+        program = """
+import json, os, resource, socket, subprocess, sys
+ASK = '''
+import errno, socket, sys
+conn = socket.socket(fileno=int(sys.argv[1]))
+got = b""
+try:
+    conn.sendall(b"more")
+    while not got.endswith(b"more"): got += conn.recv(100) or sys.exit("it ended")
+except OSError as error: sys.exit(errno.errorcode[error.errno])
+sys.exit("more")
+'''
+def ask_in_another_image():
+    conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    conn.recv(1)
+    fd = conn.fileno()
+    return subprocess.run([sys.executable, "-c", ASK, str(fd)], pass_fds=[fd], stderr=subprocess.PIPE).stderr.decode()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))  # of a file: an arena is one
+first = ask_in_another_image()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(json.dumps([first.strip(), ask_in_another_image().strip()]))
+"""
+        server = ServerVictim(SERVER_ID)
+        victim = Victim(program, CLIENT_ID, server.port)
+        self.assertEqual(victim.line(), ["ECONNRESET", "more"])
+        self.assertEqual([event["reason"] for event in victim.events() if event["event"] in ("notice", "refused")],
+                         ["inherited-unknown", "inherited-unknown"])
+        server.child.kill()
+
 
 class OutOfReach(unittest.TestCase):
     """A static program inherits a managed connection: nothing it writes may reach the wire."""

@@ -237,6 +237,31 @@ TEST_CASE(
   local(*kept).descriptor = 0;
 }
 
+TEST_CASE("after an arena without a descriptor there is one with, as soon as it can be had") {
+  pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    close_arenas();
+    rlimit small{1 << 20, RLIM_INFINITY};  // of a file: a memfd is one
+    if (setrlimit(RLIMIT_FSIZE, &small) != 0) _exit(2);
+    Slot *first = fresh();
+    if (first == nullptr || arena_descriptor(arena_of(*first)).fd >= 0) _exit(3);
+    unsigned arenas = arena_count();
+    Slot *second = fresh();
+    if (second == nullptr || arena_count() != arenas) _exit(4);
+    rlimit large{RLIM_INFINITY, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_FSIZE, &large) != 0) _exit(5);
+    Slot *third = fresh();
+    if (third == nullptr || arena_descriptor(arena_of(*third)).fd < 0) _exit(6);
+    Slot *fourth = fresh();
+    if (fourth == nullptr || arena_of(*fourth) != arena_of(*third)) _exit(7);
+    _exit(find_slot(first->cookie) == first ? 0 : 8);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WEXITSTATUS(status) == 0);
+}
+
 TEST_CASE("an arena is taken over by its descriptor, with what is in it") {
   close_arenas();
   Slot *slot = fresh();
