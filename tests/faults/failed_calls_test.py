@@ -4,7 +4,7 @@ handshake, data both ways, the end. And fails from then on, and moves less than 
 
 The program gets an error that TCP could have given it, with a reason in the log, or nothing happens;
 never a crash, a hang, a wrong byte, a byte in the clear, or a descriptor that is left over.
-INLAY_FULL=1 fails each call in each way; otherwise a sample. INLAY_FAILING_OTHERS=1: also in other processes."""
+INLAY_FULL=1 fails each call in each way, and a sample of those of other processes; otherwise fewer."""
 
 import collections
 import errno
@@ -26,8 +26,7 @@ OTHERS = ("tuned-client", "tuned-server", "forked-client", "forked-server", "sha
           "executed-client", "spawned-client")
 # Every so many-th of all cases is tried, in each role another one.
 ROLES = ALONE + OTHERS
-EACH, SOME = (1, 11) if FULL else (29, 151)
-FEW = 151
+EACH, SOME, FEW = (1, 11, 47) if FULL else (29, 151, 307)
 
 # How calls fail in practice, by name (man 2). What is not here cannot fail, or does not matter.
 MEMORY, NUMBERS = ("from=ENOMEM", "error=ENOMEM"), ("error=EMFILE", "from=EMFILE", "error=ENFILE", "error=ENOMEM")
@@ -61,6 +60,7 @@ WAYS = {
 }
 # These are no failures: a program that is ready for them gets all its bytes.
 HARMLESS = ("error=EINTR", "short=1", "short=7", "after=EINTR", "after=EIO")
+ARENA = "/memfd:inlay-arena (deleted)"
 # The log itself may be what failed.
 LOGGING = ("openat", "write", "mmap", "fstat", "ftruncate", "newfstatat", "faccessat", "read")
 
@@ -125,9 +125,13 @@ class FailedCalls(Failures):
         self.assertEqual(run.report["killed"], 0)
         if "error" in run.started:
             return self.assertEqual((run.started["error"], run.taken), (run.name, []))
-        self.check_connections(run, run.name)
+        # An image that the preload may not reach gets no connection (shim/README.md).
+        withheld = "exec-unprotected" in run.reasons() or run.what[1] in LOGGING
+        self.check_connections(run, run.name, *(["EBADF"] if withheld else []))
         left = run.report["open"]
-        self.assertEqual([to for to in left if left.count(to) > 1], [])
+        self.assertEqual([to for to in left if to != ARENA and left.count(to) > 1], [])
+        # fork(), also one that fails, closes an arena, and the first connection may be ending when the second begins.
+        self.assertLessEqual(left.count(ARENA), 2, left)
         self.assertLessEqual(sum("socket:" in to for to in left), run.links, left)
         bad = run.bad()
         if bad:
@@ -161,9 +165,6 @@ class FailedCalls(Failures):
     def test_polling_server(self):
         self.sweep("polling-server", EACH)
 
-    # By hand as yet: about one run in two meets a call that ends with ENOTCONN, where TCP has no such end, or a
-    # connection that waits for the watchdog.
-    @unittest.skipUnless(os.environ.get("INLAY_FAILING_OTHERS"), "INLAY_FAILING_OTHERS=1 runs it")
     def test_in_other_processes_and_with_options(self):
         for role in OTHERS:
             self.sweep(role, FEW)

@@ -173,9 +173,12 @@ struct Part {
   }
 };
 
-void wait_for(pid_t child) {
-  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+// What it ended with.
+int wait_for(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
 }
 
 [[noreturn]] void end_child() { std::exit(0); }
@@ -196,17 +199,23 @@ void with_two(const Part &part, int fd) {
   pid_t child = fork();
   if (child == 0) {
     Result result;
-    bool sent = send_all(fd, part.text, result);
+    int error = send_all(fd, part.text, result) ? 0 : errno;
     close(fd);
-    std::exit(sent ? 0 : 1);
+    std::exit(error);
   }
   Result result;
   result.step = "fork";
   bool good = child > 0;
   if (good) {
-    wait_for(child);
-    good = receive(fd, part.text.size(), result) && shutdown(fd, SHUT_WR) == 0 &&
-           receive(fd, part.text.size() + 1, result);
+    int error = wait_for(child);
+    good = receive(fd, part.text.size(), result);
+    if (good && error != 0) {
+      // The kernel tells a connection's error once, and has told it there.
+      result.step = "send";
+      errno = error;
+      good = false;
+    }
+    good = good && shutdown(fd, SHUT_WR) == 0 && receive(fd, part.text.size() + 1, result);
   }
   if (!good) result.error = errno;
   close(fd);
