@@ -6,7 +6,10 @@
 //                                                  how many of them it made one
 //   bench_authority HOST:PORT --sign N SPIFFE-ID   a machine for each token on standard input; each
 //                                                  obtains N SVIDs. Prints the serial number of
-//                                                  everything obtained, then a line of JSON
+//                                                  everything obtained, then a line of JSON.
+//                                                  With an empty line behind the tokens, each
+//                                                  further line lets one SVID be asked for, and the
+//                                                  end of the input all that are left
 //
 // An authority that cannot answer now is asked again, as an agent would.
 #include <atomic>
@@ -16,6 +19,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <mutex>
+#include <semaphore>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -87,13 +91,15 @@ int enroll(const std::string &where, const EnrolmentToken &token, int count) {
 }
 
 int sign(const std::string &where, const std::vector<EnrolmentToken> &tokens, int count,
-         const SpiffeId &id) {
+         const SpiffeId &id, bool is_held) {
   std::vector<agent::Node> nodes;
   AuthorityLink link;
   for (const EnrolmentToken &token : tokens) {
     nodes.push_back(obtained([&] { return link.enroll(where, token, "bench"); }));
     print_serial(nodes.back().svid);
   }
+  const int all = static_cast<int>(nodes.size()) * count;
+  std::counting_semaphore<> allowed(is_held ? 0 : all);
   const auto begin = std::chrono::steady_clock::now();
   {
     std::vector<std::jthread> machines;
@@ -101,14 +107,19 @@ int sign(const std::string &where, const std::vector<EnrolmentToken> &tokens, in
       machines.emplace_back([&] {
         AuthorityLink own;
         for (int i = 0; i < count; ++i) {
+          allowed.acquire();
           print_serial(obtained([&] { return own.sign_x509(node, id); }));
         }
       });
     }
+    if (is_held) {
+      for (std::string line; std::getline(std::cin, line);) allowed.release();
+      allowed.release(all);
+    }
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  std::printf("{\"svids\": %zu, \"seconds\": %.3f, \"asked_again\": %d}\n",
-              nodes.size() * static_cast<std::size_t>(count), seconds.count(), asked_again.load());
+  std::printf("{\"svids\": %d, \"seconds\": %.3f, \"asked_again\": %d}\n", all, seconds.count(),
+              asked_again.load());
   return 0;
 }
 
@@ -118,13 +129,17 @@ int main(int argc, char **argv) {
   std::signal(SIGPIPE, SIG_IGN);
   const std::string_view what = argc > 3 ? argv[2] : "";
   std::vector<EnrolmentToken> tokens;
-  for (std::string line; std::getline(std::cin, line);) tokens.push_back(token_of(line));
+  bool is_held = false;
+  for (std::string line; !is_held && std::getline(std::cin, line);) {
+    is_held = line.empty();
+    if (!is_held) tokens.push_back(token_of(line));
+  }
   if (what == "--enroll" && argc == 4 && tokens.size() == 1) {
     return enroll(argv[1], tokens[0], std::atoi(argv[3]));
   }
   const auto id = SpiffeId::parse(argc == 5 ? argv[4] : "");
   if (what == "--sign" && id && !tokens.empty())
-    return sign(argv[1], tokens, std::atoi(argv[3]), *id);
+    return sign(argv[1], tokens, std::atoi(argv[3]), *id, is_held);
   fail(
       "usage: bench_authority HOST:PORT --enroll N | --sign N SPIFFE-ID, tokens on standard input");
 }

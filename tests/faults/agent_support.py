@@ -178,8 +178,7 @@ class Client:
         self.socket = sock
         if sock is None:
             self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(PATIENCE)
-            self.socket.connect(str(agent.socket))
+            self.socket.connect(str(agent.socket))  # waits where others wait, as with a time limit it would not
         # The kernel's O_NONBLOCK is whoever's else has the connection too.
         self.socket.settimeout(PATIENCE)
         self.request = 0

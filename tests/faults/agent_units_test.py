@@ -92,6 +92,7 @@ class Program:
         self.child.stdin.close()
         self.child.stdout.close()
         self.child.wait()
+        self.machine.await_forgotten(self.unit)
 
 
 def make_machine(config=""):
@@ -191,7 +192,7 @@ class SystemUnit(unittest.TestCase):
         self.kill(signal.SIGSTOP, first)
         until(lambda: self.pid() not in (0, first) and
               self.machine.property("inlay-agent.service", "ActiveState") == "active", "systemd starts it again")
-        self.assertIn("watchdog", self.machine.journal("inlay-agent.service").lower())
+        until(lambda: "watchdog" in self.machine.journal("inlay-agent.service").lower(), "the reason in the journal")
         self.machine.do("rm", "-r", "/etc/systemd/system/inlay-agent.service.d")
         self.machine.systemctl("daemon-reload")
         self.machine.systemctl("restart", "inlay-agent.service")

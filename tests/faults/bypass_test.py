@@ -38,9 +38,9 @@ class Recorder:
 
     def _run(self):
         while True:
-            conn, _ = self.listener.accept()
+            conn, peer = self.listener.accept()
             with conn:
-                if conn.getpeername()[1] == self.last:
+                if peer[1] == self.last:
                     return
                 try:
                     while data := conn.recv(65536):

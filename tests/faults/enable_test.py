@@ -86,6 +86,7 @@ class Enable(unittest.TestCase):
 
     def protected(self, *command):
         """The same, as the client that the policy lets in."""
+        self.machine.await_forgotten("client.service")
         return self.machine.run("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--unit=client",
                                 self.machine.installed("bin/inlay"), "run", "--", *command).stdout
 
@@ -217,8 +218,8 @@ class Enable(unittest.TestCase):
         self.assertIn("all is as it was before", errors)
         self.assertEqual(self.files(), before)
         self.assertEqual(self.machine.property("sleeper.service", "ActiveState"), "active")
-        exe = self.machine.do("readlink", f"/proc/{self.machine.main_pid('sleeper.service')}/exe")
-        self.assertEqual(exe, "/usr/bin/sleep\n")
+        exe = f"/proc/{self.machine.main_pid('sleeper.service')}/exe"
+        until(lambda: self.machine.do("readlink", exe) == "/usr/bin/sleep\n", "it is executed")
 
     def test_a_service_that_ends_up_in_a_program_out_of_reach_is_put_back(self):
         shutil.copy("/usr/bin/sleep", self.machine.path("/etc/setuid-sleep"))

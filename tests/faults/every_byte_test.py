@@ -18,7 +18,8 @@ VERSION, LENGTH = 2, (3, 4)  # bytes of a record's header
 
 
 def setUpModule():
-    global server, client
+    global server, client, patient_server, patient_client
+    patient_server, patient_client = ServerVictim(issue("server")), ClientVictim(issue("client"))
     # A record that claims more bytes than come is waited for: in a handshake, this long.
     short = 'handshake_timeout = "200ms"'
     server = ServerVictim(issue("server"), defaults=short)
@@ -26,17 +27,18 @@ def setUpModule():
 
 
 def tearDownModule():
-    for victim in (server, client):
+    for victim in (server, client, patient_server, patient_client):
         victim.child.kill()
         victim.child.wait()
 
 
 class EveryByte(unittest.TestCase):
-    def exchange(self, hand):
-        relay = Relay(server.port, hand)
-        ours = client.ask(port=relay.port, enough=len(WHOLE))
+    def exchange(self, hand, victims=None):
+        server_, client_ = victims or (server, client)
+        relay = Relay(server_.port, hand)
+        ours = client_.ask(port=relay.port, enough=len(WHOLE))
         relay.join()
-        theirs = server.result(relay.server_side_port)
+        theirs = server_.result(relay.server_side_port)
         up, down = bytes.fromhex(theirs["received"]), bytes.fromhex(ours["received"])
         self.assertEqual(up, CANARY[:len(up)], "wrong data")
         self.assertEqual(down, WHOLE[:len(down)], "wrong data")
@@ -47,7 +49,7 @@ class EveryByte(unittest.TestCase):
 
     def points(self):
         """(direction, record, byte in it) over a whole connection."""
-        ours, theirs, relay = self.exchange(lambda direction, index, record: record)
+        ours, theirs, relay = self.exchange(lambda direction, index, record: record, (patient_server, patient_client))
         self.assertEqual((ours["end"], theirs["end"]), ("enough", "eof"))
         for direction in ("up", "down"):
             found, at = records(relay.seen[direction]), 0

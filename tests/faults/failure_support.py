@@ -27,11 +27,16 @@ class Tap:
         self.port = self.listener.getsockname()[1]
         self.target = 0
         self.connections = []
+        self.last, self.all_accepted = None, threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
         while True:
-            client, _ = self.listener.accept()
+            client, peer = self.listener.accept()
+            if peer == self.last:
+                client.close()
+                self.all_accepted.set()
+                continue
             server = socket.socket()
             try:
                 server.connect(("127.0.0.1", self.target))
@@ -61,7 +66,13 @@ class Tap:
                     pass
 
     def take(self):
-        """The connections of a run that is over."""
+        """The connections of a run that is over. They are accepted in order, so one more says it was the last."""
+        self.all_accepted.clear()
+        with socket.socket() as end:
+            end.bind(("127.0.0.1", 0))
+            self.last = end.getsockname()
+            end.connect(("127.0.0.1", self.port))
+            self.all_accepted.wait(PATIENCE)
         taken, self.connections = self.connections, []
         for entry in taken:
             for thread in entry["threads"]:

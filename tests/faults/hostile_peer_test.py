@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -191,20 +192,18 @@ class StockPeers(Case):
         self.assertEqual((bytes.fromhex(result["received"]), result["end"]), (sent, "eof"))
 
     def s_server(self, svid, *options):
-        with listener() as free:
-            port = free.getsockname()[1]
         # What it says comes to a pipe at once: the tests wait for it.
-        child = subprocess.Popen(["stdbuf", "-o0", "openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-naccept", "1",
+        child = subprocess.Popen(["stdbuf", "-o0", "openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1",
                                   "-cert", str(svid / "svid.pem"), "-key", str(svid / "key.pem"),
                                   "-CAfile", str(SERVER_ID / "bundle.pem"), *options],
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
         said = b""
-        while b"ACCEPT" not in said:
+        while not (accepts := re.search(rb"^ACCEPT .*:(\d+)\n", said, re.MULTILINE)):
             chunk = os.read(child.stdout.fileno(), 65536)
             self.assertTrue(chunk, said)
             said += chunk
-        return child, port
+        return child, int(accepts[1])
 
     def finish(self, child):
         child.stdin.close()

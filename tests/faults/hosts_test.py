@@ -192,6 +192,9 @@ class Hosts(Machines):
         until(lambda: self.third.intermediates(self.first) == new, "and so does redis")
         until(lambda: all(one["rotations"] for host in hosts for one in host.status()["identities"]), "and clients")
         self.assertEqual(waiting_client(), session)
+        # What is asked now began with an SVID of the new root: the end of the old one cuts sessions of the old.
+        count = len(answers)
+        until(lambda: len(answers) > count + 1, "who asks has the new SVID")
         self.ca("rotate", "revoke")
         until(lambda: all(len(host.roots()) == 1 for host in hosts), "the old root is gone")
         self.assertTrue(old_root.isdisjoint(self.first.roots()))

@@ -225,6 +225,10 @@ class Machine:
     def property(self, unit, name, user=None):
         return self.systemctl("show", "-P", name, unit, user=user).strip()
 
+    def await_forgotten(self, unit):
+        """Until a unit that systemd-run made, and that has ended, leaves its name to the next one."""
+        until(lambda: self.property(unit, "LoadState") == "not-found", f"{unit} is forgotten")
+
     def main_pid(self, unit, user=None):
         return int(self.property(unit, "MainPID", user))
 
@@ -233,7 +237,7 @@ class Machine:
 
     def stop(self):
         """In good order, as for the night."""
-        self.systemctl("poweroff")
+        self.run("systemctl", "poweroff")  # may be ended by it before it can say that all is well
         self.child.wait(PATIENCE)
         self._forget_group()
 

@@ -72,7 +72,7 @@ class Authority:
 
 
 class Load:
-    """Machines that obtain SVIDs, one after the other."""
+    """Machines that obtain SVIDs, one after the other: as many as they are let, and in the end the rest."""
 
     def __init__(self, authority, port, machines, svids):
         authority.ca("entry", "add", "--id", WORKLOAD, "--node", f"{machines}-*", "--selector", "uid=0")
@@ -80,16 +80,22 @@ class Load:
         self.process = subprocess.Popen(
             authority.host.words([LOAD, f"127.0.0.1:{port}", "--sign", svids, WORKLOAD]), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.process.stdin.write("".join(tokens))
-        self.process.stdin.close()
+        self.process.stdin.write("".join(tokens) + "\n")
+        self.process.stdin.flush()
         self.serials, self.wanted = [], 4 + 4 * svids
+        self.read(4)
 
-    def some(self, count):
+    def read(self, count):
         for _ in range(count):
             self.serials.append(self.process.stdout.readline().strip())
 
+    def let(self, count):
+        self.process.stdin.write(count * "one\n")
+        self.process.stdin.flush()
+
     def rest(self):
-        self.some(self.wanted - len(self.serials))
+        self.process.stdin.close()
+        self.read(self.wanted - len(self.serials))
         figures = json.loads(self.process.stdout.readline())
         assert self.process.wait(PATIENCE) == 0, self.process.stderr.read()
         self.process.stdout.close()
@@ -163,17 +169,22 @@ class Replicas(Machine):
 
     def test_a_replica_is_killed_under_load(self):
         load = Load(self.replicas[0], 8443, "killed", 40)
-        load.some(20)
+        load.let(80)
+        load.read(16)
         self.replicas[1].end(signal.SIGKILL)
-        load.rest()
-        self.replicas[1].start()
+        try:
+            load.rest()
+        finally:
+            self.replicas[1].start()
         self.assertEqual(self.forgotten(load.serials), set())
 
     def test_the_database_is_restarted_under_load(self):
         load = Load(self.replicas[0], 8443, "restarted", 40)
-        load.some(20)
+        load.let(80)
+        load.read(16)
         self.end_database()
         try:
+            load.let(40)
             until(lambda: all(replica.complaints("the database postgresql") for replica in self.replicas),
                   "each replica says that its database is gone")
         finally:
@@ -187,12 +198,14 @@ class Replicas(Machine):
         machine.join(self.host, self.replicas[0].ca("token", "--node", "host-1"))
         for replica in self.replicas:
             replica.end(signal.SIGKILL)
-            other = next(one for one in self.replicas if one is not replica)
-            other.ca("entry", "add", "--id", f"spiffe://{DOMAIN}/{replica.name}", "--node", "host-1", "--selector",
-                     f"uid={replica.port}")
-            until(lambda: any(one["ready"] and one["spiffe_id"].endswith(replica.name)
-                              for one in machine.status()["identities"]), f"an entry made without {replica.name}")
-            replica.start()
+            try:
+                other = next(one for one in self.replicas if one is not replica)
+                other.ca("entry", "add", "--id", f"spiffe://{DOMAIN}/{replica.name}", "--node", "host-1", "--selector",
+                         f"uid={replica.port}")
+                until(lambda: any(one["ready"] and one["spiffe_id"].endswith(replica.name)
+                                  for one in machine.status()["identities"]), f"an entry made without {replica.name}")
+            finally:
+                replica.start()
 
 
 class Sqlite(Machine):
@@ -208,8 +221,8 @@ class Sqlite(Machine):
         self.host.do("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk)
         authority = self.authority("full", 8460, disk / "state")
         load = Load(authority, 8460, "full", 5)
-        load.some(4)
         self.host.run("dd", "if=/dev/zero", f"of={disk}/filler", "bs=4k")
+        load.let(4)
         until(lambda: authority.complaints("its disk is full: make room"), "the authority says so")
         self.host.do("rm", disk / "filler")
         load.rest()
@@ -218,9 +231,9 @@ class Sqlite(Machine):
         state = self.folder / "held"
         authority = self.authority("held", 8461, state)
         load = Load(authority, 8461, "held", 5)
-        load.some(4)
         other = sqlite3.connect(state / "ca.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
+        load.let(4)
         until(lambda: authority.complaints("is held by another process"), "the authority says so")
         other.execute("ROLLBACK")
         other.close()

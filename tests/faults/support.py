@@ -152,13 +152,14 @@ class Victim:
     def events(self):
         if not self.log.exists():
             return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may not be whole yet
 
-    def reason(self, port):
-        """Why the connection with this remote port was refused or cut."""
+    def reason(self, port, after=0):
+        """Why the connection with this remote port was refused or cut; of the events after so many."""
 
         def found():
-            for event in self.events():
+            for event in self.events()[after:]:
                 if event["event"] in ("refused", "cut") and str(port) == \
                         str(event.get("remote", "")).rpartition(":")[2]:
                     return event["reason"]
@@ -263,8 +264,21 @@ def drain(sock):
     return data
 
 
+_ports = set()
+
+
 def listener():
-    return socket.create_server(("127.0.0.1", 0))
+    """On a port that no other had here: logs tell connections apart by it."""
+    passed_over = []
+    while True:
+        fresh = socket.create_server(("127.0.0.1", 0))
+        if fresh.getsockname()[1] not in _ports:
+            break
+        passed_over.append(fresh)
+    _ports.add(fresh.getsockname()[1])
+    for one in passed_over:
+        one.close()
+    return fresh
 
 
 def records(data):
