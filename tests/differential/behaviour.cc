@@ -215,6 +215,13 @@ std::string receive_exactly(int fd, std::size_t length) {
   return bytes;
 }
 
+void await_queued(int fd, std::size_t length) {
+  std::string looked(length, '\0');
+  while (recv(fd, looked.data(), length, MSG_PEEK | MSG_DONTWAIT) < static_cast<ssize_t>(length)) {
+    poll(nullptr, 0, 1);
+  }
+}
+
 void note_data(std::string_view what, std::string_view bytes) {
   char text[64];
   std::snprintf(text, sizeof(text), "%zu bytes, digest %016llx", bytes.size(),

@@ -119,6 +119,24 @@ class Worker {
   std::thread thread_;
 };
 
+// SIGALRM for the thread that makes it, once it sleeps in a call: not on the way there, and not
+// while the call is at work.
+class Bell {
+ public:
+  Bell()
+      : sleeper_(gettid()), thread_([this, sleeper = pthread_self()] {
+          await_asleep(sleeper_);
+          pthread_kill(sleeper, SIGALRM);
+        }) {}
+  ~Bell() { thread_.join(); }
+  Bell(const Bell &) = delete;
+  Bell &operator=(const Bell &) = delete;
+
+ private:
+  const std::atomic<int> sleeper_;
+  std::thread thread_;
+};
+
 // --- descriptors in messages ---------------------------------------------------------------------
 
 bool pass(int to, int fd);
@@ -133,6 +151,8 @@ std::string pattern(std::size_t length, unsigned seed = 0);
 bool send_all(int fd, std::string_view bytes, int flags = 0);
 // Receives exactly `length` bytes unless the stream ends.
 std::string receive_exactly(int fd, std::size_t length);
+// Waits until `length` bytes can be looked at.
+void await_queued(int fd, std::size_t length);
 // Reads `piece` bytes at a time until the end or an error, and records the length, a digest and how
 // the stream ended.
 void note_rest(int fd, std::size_t piece = 65536);

@@ -19,10 +19,14 @@ long error_of(int fd) {
   return error;
 }
 
+// Kept by a socket that does not listen: nobody else can.
 std::uint16_t closed_port() {
-  std::uint16_t port = 0;
-  close(listen_anywhere(&port));
-  return port;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = address_of(0);
+  socklen_t length = sizeof(address);
+  bind(fd, reinterpret_cast<sockaddr *>(&address), length);
+  getsockname(fd, reinterpret_cast<sockaddr *>(&address), &length);
+  return ntohs(address.sin_port);
 }
 
 void echo_twice(int listener) {

@@ -10,14 +10,6 @@ using namespace behaviour;
 
 namespace {
 
-// Waits until `length` bytes can be looked at.
-void await_queued(int fd, std::size_t length) {
-  std::string looked(length, '\0');
-  while (recv(fd, looked.data(), length, MSG_PEEK | MSG_DONTWAIT) < static_cast<ssize_t>(length)) {
-    poll(nullptr, 0, 1);
-  }
-}
-
 constexpr int kReceiveFlags[] = {MSG_PEEK,     MSG_WAITALL,      MSG_TRUNC,
                                  MSG_DONTWAIT, MSG_CMSG_CLOEXEC, MSG_NOSIGNAL};
 

@@ -22,11 +22,6 @@ int dial_and_greet(std::uint16_t port) {
   return fd;
 }
 
-void ring_once() {
-  itimerval once{{0, 0}, {0, 30000}};
-  setitimer(ITIMER_REAL, &once, nullptr);
-}
-
 // --- connect() and accept()
 // --------------------------------------------------------------------------
 
@@ -85,7 +80,7 @@ Scenario interrupted_connect{"left/interrupted-connect", nullptr, [](std::uint16
                                int fd = socket(AF_INET, SOCK_STREAM, 0);
                                sockaddr_in address = address_of(full.port);
                                auto *to = reinterpret_cast<sockaddr *>(&address);
-                               ring_once();
+                               Bell bell;
                                note("connect", connect(fd, to, sizeof address));
                                make_nonblocking(fd);
                                note("again", connect(fd, to, sizeof address));
@@ -103,8 +98,8 @@ Scenario jumped_connect{
       signal(SIGALRM, jump);
       int fd = socket(AF_INET, SOCK_STREAM, 0);
       sockaddr_in address = address_of(full.port);
+      Bell bell;
       if (sigsetjmp(g_out, 1) == 0) {
-        ring_once();
         note("connect", connect(fd, reinterpret_cast<sockaddr *>(&address), sizeof address));
       }
       finish_connecting(full, fd);
@@ -129,11 +124,13 @@ Scenario left_accept{"left/interrupted-and-jumped-out-of-accept",
                        struct sigaction action {};
                        action.sa_handler = [](int) {};
                        sigaction(SIGALRM, &action, nullptr);
-                       ring_once();
-                       note("accept", accept(listener, nullptr, nullptr));
+                       {
+                         Bell bell;
+                         note("accept", accept(listener, nullptr, nullptr));
+                       }
                        signal(SIGALRM, jump);
+                       Bell bell;
                        if (sigsetjmp(g_out, 1) == 0) {
-                         ring_once();
                          note("accept", accept4(listener, nullptr, nullptr, SOCK_NONBLOCK));
                        }
                        meet();
@@ -168,8 +165,8 @@ Scenario jumped_send{"left/jumped-out-of-send", hear_the_last, [](std::uint16_t 
                        int fd = dial_and_greet(port);
                        static std::string bytes = pattern(64 << 20);
                        signal(SIGALRM, jump);
+                       Bell bell;
                        if (sigsetjmp(g_out, 1) == 0) {
-                         ring_once();
                          send(fd, bytes.data(), bytes.size(), 0);
                          note("not reached", 1);
                        }

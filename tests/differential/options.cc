@@ -158,6 +158,7 @@ Scenario low_water_calls{"options/low-water-and-calls",
                            note("set", set_low_water(fd, 10));
                            char all[100];
                            cue();
+                           await_queued(fd, 5);
                            note("what is there", recv(fd, all, sizeof all, MSG_DONTWAIT));
                            tell(0);
                            tell(0);
@@ -218,6 +219,7 @@ Scenario trickle_in{"options/receive-time-limit-of-the-whole-call",
                     [](int listener) {
                       int fd = take(listener);
                       greet(fd);
+                      await_queued(fd, 1);
                       set_limit(fd, SO_RCVTIMEO);
                       std::string all(1 << 20, '\0');
                       ssize_t got = recv(fd, all.data(), all.size(), MSG_WAITALL);
@@ -378,8 +380,7 @@ Scenario in_handler{"signals/read-and-written-in-a-handler",
                       };
                       action.sa_flags = SA_RESTART;
                       sigaction(SIGALRM, &action, nullptr);
-                      itimerval once{{0, 0}, {0, 30000}};
-                      setitimer(ITIMER_REAL, &once, nullptr);
+                      Bell bell;
                       char c = 0;
                       note("recv", recv(g_waited, &c, 1, 0));
                     }};
