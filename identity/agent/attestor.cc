@@ -51,17 +51,31 @@ Attestation Attestor::attest_as(const Caller &caller, int pidfd, const std::stri
   if (!workload) {
     return failed(caller, config(), refused(AgentRefusal::process_gone, "", workload.error()));
   }
-  auto program = look_at_program(path);
-  if (!program) {
-    return failed(caller, config(), refused(AgentRefusal::malformed, program.error()));
+  if (!path.starts_with('/')) {
+    return failed(caller, config(),
+                  refused(AgentRefusal::malformed, "not the full path of a program"));
   }
+  // One answer for what no entry names and for what is not there: the agent may see folders that
+  // the caller does not, and is not to be asked what is in them.
+  auto no_entry = [](std::string detail) {
+    return refused(AgentRefusal::no_entry,
+                   "ask whoever runs the agent for an entry of this program, which the agent must "
+                   "see at the same path",
+                   std::move(detail));
+  };
+  auto program = look_at_program(path);
+  if (!program) return failed(caller, config(), no_entry(program.error()));
   workload->executable = program->path;
   workload->executable_device = program->device;
   workload->executable_inode = program->inode;
   workload->executable_in_place = true;
-  return judge(*std::move(workload), config(), [&](const Workload &) {
+  Attestation out = judge(*std::move(workload), config(), [&](const Workload &) {
     return digests_.digest_of(program->path, program->device, program->inode);
   });
+  if (out.refused.refusal == AgentRefusal::no_entry && out.entry == nullptr) {
+    out.refused = no_entry("no entry matches it");
+  }
+  return out;
 }
 
 tl::expected<std::string, std::string> Attestor::explain_json(pid_t pid) {
