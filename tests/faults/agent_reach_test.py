@@ -4,12 +4,13 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import Agent
+from agent_support import BOB, Agent
 from support import FOLDER, GREETING, INLAY, TRUST_DOMAIN, ClientVictim, Victim, issue, until
 
 # Gives something up before its first handshake, then greets one connection after another, each
@@ -87,6 +88,42 @@ uid = {os.getuid()}
     def restart(self):
         self.agent.stop()
         self.agent.start()
+
+    def test_T67_another_user_in_its_place_is_not_asked(self):
+        server = self.server("nothing")
+        self.greeted(server)
+        self.agent.stop()
+        folder = self.agent.socket.parent
+        for place in ("the socket itself", "a link to it"):
+            with self.subTest(place):
+                folder.chmod(0o1777)
+                ours, told = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    os.setresuid(BOB, BOB, BOB)
+                    path = self.agent.socket if place == "the socket itself" else folder / "bobs"
+                    squatter = socket.socket(socket.AF_UNIX)
+                    squatter.bind(str(path))
+                    path.chmod(0o777)
+                    squatter.listen()
+                    if path != self.agent.socket:
+                        self.agent.socket.symlink_to(path)
+                    os.write(told, b"x")
+                    conn, _ = squatter.accept()
+                    os.write(told, conn.recv(4096) or b"-")
+                    os._exit(0)
+                self.assertEqual(os.read(ours, 1), b"x")
+                answer = ClientVictim(self.client_svid).ask(port=server.port, enough=len(GREETING))
+                self.assertEqual((answer["received"], answer["end"]), ("", "ECONNRESET"))
+                self.assertEqual(os.read(ours, 4096), b"-", "it was asked something")
+                os.waitpid(pid, 0)
+                until(lambda: [event for event in self.events(server) if event["reason"] == "agent-unavailable"],
+                      "the reason in the log")
+                for left in (self.agent.socket, folder / "bobs"):
+                    left.unlink(missing_ok=True)
+        folder.chmod(0o755)
+        self.agent.start()
+        self.greeted(server)
 
     def test_in_a_root_of_its_own_the_link_stays(self):
         server = self.server("chroot")

@@ -2,7 +2,9 @@
 """Hostile local users against a real inlay-agent: refused, audited with a reason, nobody else disturbed."""
 
 import ctypes
+import fcntl
 import json
+import mmap
 import os
 import pathlib
 import re
@@ -18,7 +20,7 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import (ALICE, ATTACH, BOB, FLOODER, NOBODY, REFUSED, SIGN, SIGNATURE, SNAPSHOT, STATUS, TEST,
+from agent_support import (ALICE, ATTACH, BOB, FLOODER, NOBODY, PROBE, REFUSED, SIGN, SIGNATURE, SNAPSHOT, STATUS, TEST,
                            TRACED, TRUST_DOMAIN, Agent, Client, WithAgent, as_user, attach_request, attached,
                            header, sign_request, verify_input)
 from support import until
@@ -91,7 +93,7 @@ class Oracle(Hostile):
         self.assertEqual(as_user(NOBODY, lambda: Client(self.agent).sign(bytes.fromhex(key))), "no-entry")
         self.agent.audited(event="refused", request="sign", reason="no-entry", uid=NOBODY)
 
-    def test_a_passed_connection_is_whose_process_writes_on_it(self):
+    def test_T61_a_passed_connection_is_whose_process_writes_on_it(self):
         ours, theirs = socket.socketpair()
 
         def give():
@@ -106,7 +108,7 @@ class Oracle(Hostile):
         self.assertEqual(as_user(NOBODY, use), "no-entry")
         self.agent.audited(event="refused", request="sign", reason="no-entry", uid=NOBODY)
 
-    def test_a_traced_process_gets_nothing_where_its_entry_says_so(self):
+    def test_T61_a_traced_process_gets_nothing_where_its_entry_says_so(self):
         go, told = os.pipe()
 
         def work():
@@ -133,7 +135,7 @@ class Oracle(Hostile):
         os.waitpid(tracer, 0)
         self.agent.audited(event="refused", request="sign", reason="traced", uid=TRACED)
 
-    def test_a_program_that_executes_another_after_attaching_is_that_other(self):
+    def test_T61_a_program_that_executes_another_after_attaching_is_that_other(self):
         copy = self.agent.folder / "other"
         shutil.copy(os.path.realpath("/proc/self/exe"), copy)
         copy.chmod(0o755)
@@ -152,6 +154,42 @@ class Oracle(Hostile):
         answer = bytes.fromhex(as_user(ALICE, work))
         self.assertEqual(struct.unpack_from("=H", answer, 6)[0], REFUSED)
         self.agent.audited(event="refused", request="sign", reason="no-entry", executable=str(copy))
+
+
+    def test_what_one_process_is_given_it_cannot_change_for_others(self):
+        """Whoever has the same entry gets the same memory."""
+        def work():
+            _, _, fd = Client(self.agent).ask(ATTACH, attach_request())
+            attempts = [lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 1 << 20), lambda: os.ftruncate(fd, 1),
+                        lambda: mmap.mmap(fd, 1, mmap.MAP_SHARED, mmap.PROT_WRITE),
+                        lambda: fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0)]
+            fds = [fd]
+            try:
+                fds.append(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
+            except PermissionError:
+                pass
+            done = []
+            for fd in fds:
+                for attempt in attempts:
+                    try:
+                        attempt()
+                        done.append(attempts.index(attempt))
+                    except OSError:
+                        pass
+            return done
+        self.assertEqual(as_user(ALICE, work), [])
+
+    def test_a_launcher_cannot_find_out_what_files_there_are(self):
+        """The agent sees folders that whoever asks does not."""
+        hidden = self.agent.folder / "hidden"
+        hidden.mkdir(mode=0o700)
+        (hidden / "file").write_bytes(b"")
+
+        def work():
+            client = Client(self.agent)
+            return [client.ask(PROBE, str(hidden / name).encode())[1].hex() for name in ("file", "none")]
+        there, not_there = as_user(ALICE, work)
+        self.assertEqual(there, not_there)
 
 
 class Gone(Hostile):
@@ -198,11 +236,11 @@ class Gone(Hostile):
             ours.close()
             os.waitpid(conductor, 0)
 
-    def test_a_process_that_has_ended_gets_nothing(self):
+    def test_T61_a_process_that_has_ended_gets_nothing(self):
         self.assertEqual(self.ask_and_end(), REFUSED)
         self.agent.audited(event="refused", request="sign", reason="process-gone")
 
-    def test_a_reused_pid_is_not_the_one_that_asked(self):
+    def test_T61_a_reused_pid_is_not_the_one_that_asked(self):
         before = len(self.agent.events(event="refused", request="sign", reason="process-gone"))
         took = self.agent.folder / "took"
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -95,9 +96,17 @@ class Agent:
         return None
 
 
-def serial(svid):
-    return subprocess.run(["openssl", "x509", "-in", str(svid / "svid.pem"), "-noout", "-serial"],
-                          check=True, capture_output=True, text=True).stdout
+def serial_of(pem):
+    return subprocess.run(["openssl", "x509", "-noout", "-serial"], input=pem, check=True, capture_output=True).stdout
+
+
+def presented(agent):
+    """The serial number of the certificate with which the server answers."""
+    shown = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{agent.port}", "-tls1_3", "-cert",
+         agent.client_svid / "svid.pem", "-key", agent.client_svid / "key.pem"],
+        stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60).stdout
+    return serial_of(shown)
 
 
 def memory_holds(pid, secret):
@@ -116,13 +125,29 @@ def memory_holds(pid, secret):
     return False
 
 
-def private_scalar(svid):
-    """The secret number of a P-256 key, as it lies in memory in either byte order."""
+def core_dump(ctx, process):
+    """Ends it with one; None where the kernel gives dumps to a program."""
+    if pathlib.Path("/proc/sys/kernel/core_pattern").read_text(encoding="ascii").strip() != "core":
+        return None
+    unlimited = (resource.RLIM_INFINITY,) * 2
+    resource.prlimit(process.pid, resource.RLIMIT_CORE, unlimited)
+    folder = pathlib.Path(os.readlink(f"/proc/{process.pid}/cwd"))
+    process.send_signal(signal.SIGQUIT)
+    ctx.finish(process)
+    dump, = folder.glob("core*")
+    data = dump.read_bytes()
+    dump.unlink()
+    return data
+
+
+def private_key_traces(svid):
+    """The secret number of a P-256 key, as it lies in memory in either byte order, and its file's text."""
     text = subprocess.run(["openssl", "pkey", "-in", str(svid / "key.pem"), "-noout", "-text"],
                           check=True, capture_output=True, text=True).stdout
     digits = re.search(r"priv:\n((?:\s+[0-9a-f:]+\n)+)", text)[1]
     number = bytes.fromhex(re.sub(r"[^0-9a-f]", "", digits))[-32:]
-    return number, number[::-1]
+    lines = (svid / "key.pem").read_bytes().splitlines()
+    return number, number[::-1], *lines[1:-1]
 
 
 @case("agent/redis")
@@ -150,12 +175,16 @@ def the_process_memory_holds_no_identity_key(ctx):
     agent = Agent(ctx, source="files")
     server = agent.redis()
     assert ctx.succeed(agent.cli("SET", "secret", ctx.canary.decode())) == b"OK\n"
-    secrets = private_scalar(agent.server_svid)
+    secrets = private_key_traces(agent.server_svid)
     agent_pid = agent.process.pid
     # The control: where the key is, it is found.
     assert any(memory_holds(agent_pid, secret) for secret in secrets), "not even in the agent"
     assert not any(memory_holds(server.pid, secret) for secret in secrets)
     assert ctx.succeed(agent.cli("GET", "secret")) == ctx.canary + b"\n"
+    dump = core_dump(ctx, server)
+    if dump is not None:
+        assert ctx.canary in dump, "it is no dump of this process"
+        assert not any(secret in dump for secret in secrets)
 
 
 @case("agent/T63-killed-and-started-again")
@@ -269,6 +298,11 @@ def rotate(ctx, rotations):
         session.input.flush()
         until(lambda: session.stdout.endswith(b"%d\n" % number), "the open session's answer")
         assert load.status is None, "the load ended"
+        if id_ == "server" and number >= rotations - 2:
+            assert presented(agent) == serial_of((svid / "svid.pem").read_bytes()), "the server has an old SVID"
+    processes = until(lambda: (all_ := agent.status()["processes"]) and
+                      all(process["has_newest_svid"] for process in all_) and all_, "no process to have an old SVID")
+    assert len(processes) == 3, processes  # the server, the load, the open session
     load.stop()
     broken = [event for event in ctx.events() if event["event"] in ("refused", "cut") and
               event["reason"] not in ("reset-by-peer", "peer-closed-in-handshake", "bare-fin")]
