@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string_view>
 
 #include "policy/reason.h"
 
@@ -23,6 +24,10 @@ enum class Event : std::uint8_t {
   plaintext,  // a connection let through in the clear
   notice,     // anything else worth a line
 };
+
+// As the log has them. "unknown" for a number that another version wrote.
+std::string_view name(Direction direction) noexcept;
+std::string_view name(Event event) noexcept;
 
 // Strings are NUL-terminated, truncated to fit.
 struct LogRecord {
@@ -58,7 +63,7 @@ struct LogFile {
   std::uint32_t record_size;
   std::uint64_t start_time;  // of the process, clock ticks since boot (/proc/PID/stat field 22)
   char inlay_version[16];
-  char executable[256];      // of the program that runs now, links followed
+  char executable[256];  // of the program that runs now, links followed
   char own_id[160];
   std::atomic<std::uint64_t> next;           // number of the next event
   std::atomic<std::uint64_t> counters[128];  // by Reason: connections

@@ -229,34 +229,4 @@ std::optional<std::uint64_t> process_start_time(pid_t pid) {
 
 bool is_alive(const LogName &name) { return process_start_time(name.pid) == name.start_time; }
 
-std::string_view text(policy::Event event) {
-  switch (event) {
-    case policy::Event::refused:
-      return "refused";
-    case policy::Event::cut:
-      return "cut";
-    case policy::Event::accepted:
-      return "accepted";
-    case policy::Event::closed:
-      return "closed";
-    case policy::Event::plaintext:
-      return "plaintext";
-    case policy::Event::notice:
-      return "notice";
-  }
-  return "unknown";
-}
-
-std::string_view text(policy::Direction direction) {
-  switch (direction) {
-    case policy::Direction::none:
-      return "none";
-    case policy::Direction::inbound:
-      return "inbound";
-    case policy::Direction::outbound:
-      return "outbound";
-  }
-  return "unknown";
-}
-
 }  // namespace inlay::tools

@@ -48,7 +48,8 @@ struct LogName {
 };
 std::optional<LogName> parse_log_name(std::string_view name);
 
-// The folders logs may be in: /run/inlay/log, $XDG_RUNTIME_DIR/inlay and, for root, those of all users.
+// The folders logs may be in: /run/inlay/log, $XDG_RUNTIME_DIR/inlay and, for root, those of all
+// users.
 std::vector<std::string> log_folders();
 
 // The events of one file from number `first` on. Believes nothing in the file: a length, a string
@@ -62,8 +63,5 @@ std::optional<std::uint64_t> process_start_time(pid_t pid);
 
 // True while the process that the file is named after lives.
 bool is_alive(const LogName &name);
-
-std::string_view text(policy::Event event);
-std::string_view text(policy::Direction direction);
 
 }  // namespace inlay::tools

@@ -71,8 +71,9 @@ std::string human_line(const ProcessLog &log, const LogEvent &event) {
   std::string program = event.program.empty()
                             ? log.executable.substr(log.executable.find_last_of('/') + 1)
                             : event.program;
-  std::string line = fmt::format("{} {}[{}] {}", local_time(event.time_ns),
-                                 program.empty() ? "?" : program, log.pid, text(event.event));
+  std::string line =
+      fmt::format("{} {}[{}] {}", local_time(event.time_ns), program.empty() ? "?" : program,
+                  log.pid, policy::name(event.event));
   std::string where = connection(event);
   if (!where.empty()) line += " " + where;
   if (!event.peer_id.empty()) line += " " + event.peer_id;
@@ -91,8 +92,8 @@ std::string json_line(const ProcessLog &log, const LogEvent &event) {
   line["pid"] = log.pid;
   line["executable"] = log.executable;
   line["program"] = event.program;
-  line["event"] = text(event.event);
-  line["direction"] = text(event.direction);
+  line["event"] = policy::name(event.event);
+  line["direction"] = policy::name(event.direction);
   line["reason"] = policy::name(event.reason);
   line["rule"] = event.rule;
   line["local"] = text_of(event.local);

@@ -11,8 +11,8 @@
 namespace inlay::shim::boot {
 namespace {
 
-// The length of the well-formed sequence (RFC 3629 §4) a text begins with, which is not ASCII; 0 when
-// it begins with none.
+// The length of the well-formed sequence (RFC 3629 §4) a text begins with, which is not ASCII; 0
+// when it begins with none.
 std::size_t utf8_sequence(std::string_view text) noexcept {
   auto at = [text](std::size_t i) {
     return static_cast<unsigned char>(i < text.size() ? text[i] : 0);
@@ -83,24 +83,6 @@ class Line {
   std::size_t size_;
   std::size_t length_ = 0;
 };
-
-std::string_view event_name(policy::Event event) noexcept {
-  switch (event) {
-    case policy::Event::refused:
-      return "refused";
-    case policy::Event::cut:
-      return "cut";
-    case policy::Event::accepted:
-      return "accepted";
-    case policy::Event::closed:
-      return "closed";
-    case policy::Event::plaintext:
-      return "plaintext";
-    case policy::Event::notice:
-      return "notice";
-  }
-  return "unknown";
-}
 
 // RFC 3339 in UTC. gmtime_r takes the C library's time zone lock; this does not.
 void put_time(Line &line, std::int64_t time_ns) noexcept {
@@ -174,13 +156,14 @@ std::size_t format_json_line(const policy::LogRecord &record, const policy::LogF
   line.raw(",\"tid\":");
   line.number(record.tid);
   line.raw(",\"event\":\"");
-  line.raw(event_name(record.event));
+  line.raw(policy::name(record.event));
   line.raw("\",\"reason\":\"");
   line.raw(policy::name(record.reason));
   line.raw("\"");
   if (record.direction != policy::Direction::none) {
-    line.raw(record.direction == policy::Direction::inbound ? ",\"direction\":\"inbound\""
-                                                            : ",\"direction\":\"outbound\"");
+    line.raw(",\"direction\":\"");
+    line.raw(policy::name(record.direction));
+    line.raw("\"");
   }
   if (static_cast<std::int32_t>(record.fd) >= 0) {
     line.raw(",\"fd\":");
