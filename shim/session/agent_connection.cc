@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -34,6 +35,12 @@ bool may_be_anybody(uid_t user) noexcept {
   char map[128];
   return user == kOverflow && (read_proc(ProcPath().before("/proc/self/uid_map"), map) <= 0 ||
                                !identity::maps_everybody(map));
+}
+
+// 0 when the kernel does not say.
+std::uint64_t inode_of(int fd) noexcept {
+  struct stat info {};
+  return kernel::call(SYS_fstat, fd, kernel::word(&info)) == 0 ? info.st_ino : 0;
 }
 
 // Whoever listens on a socket hands out this process's identity: nobody but root and this user may.
@@ -71,8 +78,11 @@ int AgentConnection::open(const char *path) noexcept {
     kernel::close(static_cast<int>(made));
     return EMFILE;
   }
+  cookie_ = cookie_of(fd);
+  inode_ = boot::sandboxed() ? 0 : inode_of(fd);
   const long connected = kernel::call(SYS_connect, fd, kernel::word(&address), sizeof(address));
-  const int error = connected < 0              ? static_cast<int>(-connected)
+  const int error = cookie_ == 0               ? ENOBUFS
+                    : connected < 0            ? static_cast<int>(-connected)
                     : !is_trusted_listener(fd) ? EPERM
                                                : 0;
   if (error != 0) {
@@ -80,7 +90,6 @@ int AgentConnection::open(const char *path) noexcept {
     return error;
   }
   fd_ = fd;
-  cookie_ = cookie_of(fd);
   return 0;
 }
 
@@ -99,7 +108,11 @@ void AgentConnection::forget() noexcept {
   if (const int fd = std::exchange(incoming_.fd, -1); is_own_descriptor(fd)) close_own(fd);
 }
 
-bool AgentConnection::is_ours() const noexcept { return cookie_of(fd_) == cookie_; }
+bool AgentConnection::is_ours() const noexcept {
+  const std::uint64_t cookie = cookie_of(fd_);
+  if (cookie != 0 || boot::sandboxed()) return cookie == cookie_;
+  return inode_ != 0 && inode_of(fd_) == inode_;  // not answered, and it is to be closed
+}
 
 std::uint32_t AgentConnection::request(identity::AgentFrame frame,
                                        std::span<const std::uint8_t> head,

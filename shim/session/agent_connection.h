@@ -58,6 +58,7 @@ class AgentConnection {
 
   int fd_ = -1;
   std::uint64_t cookie_ = 0;  // SO_COOKIE: another way to close may have given the number away
+  std::uint64_t inode_ = 0;   // the same, for when the kernel does not tell the other
   std::uint32_t last_request_ = 0;
   std::vector<std::uint8_t> unsent_;
   std::size_t sent_ = 0;
