@@ -189,7 +189,7 @@ def the_process_memory_holds_no_identity_key(ctx):
 
 @case("agent/T63-killed-and-started-again")
 def open_sessions_outlive_the_agent_and_new_ones_find_the_next(ctx):
-    agent = Agent(ctx, timeout="1s")
+    agent = Agent(ctx)
     server = agent.redis()
     session = agent.cli(stdin=subprocess.PIPE)
 
@@ -213,7 +213,7 @@ def open_sessions_outlive_the_agent_and_new_ones_find_the_next(ctx):
 
 @case("agent/T63-gone")
 def without_the_agent_new_handshakes_fail_closed_with_the_reason(ctx):
-    agent = Agent(ctx, timeout="1s")
+    agent = Agent(ctx, timeout="3s")
     server = agent.redis()
     # Its own client's process lives on: a reconnecting program.
     script = ctx.folder / "commands"

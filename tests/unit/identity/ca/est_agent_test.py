@@ -5,17 +5,17 @@ est_agent_test.py INLAY-CA INLAY-AGENT
 """
 
 import base64
+import http.client
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 import unittest
-import urllib.error
-import urllib.request
 
 import https_support
-from https_support import curl, free_port
+from https_support import curl
 
 INLAY_AGENT = None
 METER = "spiffe://a.test/meter"
@@ -34,11 +34,16 @@ class EstAgent(https_support.HttpsTest):
             agent.wait()
 
     def metrics(self):
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        connection = http.client.HTTPConnection("agent")
+        connection.sock = socket.socket(socket.AF_UNIX)
         try:
-            return opener.open(f"http://127.0.0.1:{self.metrics_port}/metrics").read().decode()
-        except urllib.error.URLError:
+            connection.sock.connect(str(self.path / "metrics.sock"))
+            connection.request("GET", "/metrics", headers={"Connection": "close"})
+            return connection.getresponse().read().decode()
+        except OSError:
             return ""
+        finally:
+            connection.close()
 
     def wait_for_metric(self, pattern):
         while not re.search(pattern, self.metrics(), re.MULTILINE):
@@ -56,7 +61,6 @@ class EstAgent(https_support.HttpsTest):
         password = self.path / "password"
         password.write_text(ca.run("token", "--node", "dev-1"))
         password.chmod(0o600)
-        self.metrics_port = free_port()
         (self.path / "agent.toml").write_text(f"""
 trust_domain = "a.test"
 socket = "agent.sock"
@@ -67,7 +71,7 @@ est_user = "dev-1"
 est_password_file = "password"
 state = "state"
 [metrics]
-listen = "127.0.0.1:{self.metrics_port}"
+listen = "unix://{self.path}/metrics.sock"
 [[entry]]
 id = "{METER}"
 uid = {os.getuid()}

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -11,10 +12,22 @@ import unittest
 INLAY_CA = None  # set by the test
 
 
+_kept = []
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """For a program that cannot be given a socket. One that is bound keeps the port from others, and below the
+    ephemeral range no outgoing connection can have it; a listener with SO_REUSEADDR may be beside it."""
+    while True:
+        keeper = socket.socket()
+        try:
+            keeper.bind(("127.0.0.1", 10000 + secrets.randbelow(20000)))
+        except OSError:
+            keeper.close()
+            continue
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _kept.append(keeper)
+        return keeper.getsockname()[1]
 
 
 def openssl(*words):
@@ -63,9 +76,10 @@ class Authority:
                               timeout=300, check=True).stdout
 
     def start(self):
+        before = len(self.lines())
         self.process = subprocess.Popen([INLAY_CA, "serve", "--config", self.config],
                                         stderr=subprocess.PIPE, text=True)
-        return self.ports(self.wait_for("listens at"))
+        return self.ports(self.wait_for("listens at", after=before))
 
     @staticmethod
     def ports(line):
@@ -73,12 +87,14 @@ class Authority:
                 for port, name in re.findall(r"127\.0\.0\.1:(\d+)(?: \((\w+)\))?", line)}
 
     def lines(self):
-        return self.log.read_text().splitlines() if self.log.exists() else []
+        """Of its log: the whole ones."""
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        return [line for line in lines if line.endswith("\n")]
 
-    def wait_for(self, *parts):
-        """The line of its log that has all of them, once there is one."""
+    def wait_for(self, *parts, after=0):
+        """The line of its log that has all of them, once there is one; of those after so many."""
         while True:
-            for line in self.lines():
+            for line in self.lines()[after:]:
                 if all(part in line for part in parts):
                     return line
             if self.process.poll() is not None:
