@@ -94,8 +94,12 @@ Issued<Caller> Issuing::caller(std::shared_ptr<const rpc::PeerIdentity> peer) {
   };
   if (!who.peer) return fail(Refusal::unavailable, "the connection is gone");
   if (!who.peer->problem.empty()) {
-    return fail(Refusal::unauthenticated,
-                "the certificate of this node is refused: " + who.peer->problem);
+    const std::string why = "the certificate of this node is refused: " + who.peer->problem;
+    if (who.peer->once && who.peer->once->path().starts_with(kNodePrefix)) {
+      who.node = who.peer->once->path().substr(kNodePrefix.size());
+    }
+    return fail(Refusal::unauthenticated, why,
+                who.peer->claim.empty() ? "" : why + "; it calls itself " + who.peer->claim);
   }
   if (!who.peer->id) {
     return fail(Refusal::unauthenticated,

@@ -141,6 +141,7 @@ tl::expected<std::unique_ptr<Server>, std::string> Server::start(ServerSettings 
   it->federation = std::make_unique<Federation>(
       it->settings.federations,
       Federation::Host{.store = it->host.store, .audit = it->host.audit, .note = it->host.note});
+  it->tls->start();
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

@@ -272,6 +272,7 @@ tl::expected<std::unique_ptr<HttpServer>, std::string> HttpServer::listen(
   if (!tls) return tl::unexpected(tls.error());
   it->tls = std::move(*tls);
   it->thread = std::thread([it] { it->run(); });
+  it->tls->start();
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(state)));
 }
 

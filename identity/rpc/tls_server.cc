@@ -51,6 +51,22 @@ tl::expected<policy::UniqueFd, std::string> listen_at(const addrinfo &address) {
   return fd;
 }
 
+// Whose a certificate was that has ended, is not good yet or is revoked: an authority of the bundle
+// has signed it and, in its last second, it was good but for what was revoked.
+std::optional<SpiffeId> once_of(const STACK_OF(X509) * chain, const BundleSet &bundles,
+                                const SpiffeId &claimed, std::time_t its_end) {
+  const auto found = bundles.find(claimed.trust_domain());
+  if (found == bundles.end()) return std::nullopt;
+  BundleSet without_crls;
+  auto &authorities = without_crls[found->first].authorities;
+  for (const X509Ptr &authority : found->second.authorities) {
+    X509_up_ref(authority.get());
+    authorities.emplace_back(authority.get());
+  }
+  const auto id = verify_x509_svid(chain, without_crls, its_end - 1);
+  return id ? std::optional(*id) : std::nullopt;
+}
+
 }  // namespace
 
 // Who is there: counted by address, and found by the number of the descriptor that gRPC has.
@@ -143,13 +159,18 @@ void TlsServer::State::judge(const STACK_OF(X509) * chain, PeerIdentity &peer) c
   const X509 *leaf = sk_X509_value(chain, 0);
   peer.serial = serial_text(leaf);
   peer.not_after = to_time(X509_get0_notAfter(leaf)).value_or(0);
-  const auto id = verify_x509_svid(chain, *host.bundles(), host.now());
+  const auto bundles = host.bundles();
+  const auto id = verify_x509_svid(chain, *bundles, host.now());
   if (id) {
     peer.id = *id;
-  } else {
-    peer.problem = std::string(sentence(id.error().error));
-    if (!id.error().detail.empty()) peer.problem += ": " + id.error().detail;
+    return;
   }
+  peer.problem = std::string(sentence(id.error().error));
+  if (!id.error().detail.empty()) peer.problem += ": " + id.error().detail;
+  const auto claimed = spiffe_id_of(leaf);
+  if (!claimed) return;
+  peer.once = once_of(chain, *bundles, *claimed, peer.not_after);
+  if (!peer.once) peer.claim = claimed->uri();
 }
 
 policy::UniqueFd TlsServer::State::establish(const TlsRelay::Connection &connection,
@@ -255,9 +276,12 @@ tl::expected<std::unique_ptr<TlsServer>, std::string> TlsServer::listen(TlsServe
   }
   std::unique_ptr<TlsServer> server(new TlsServer(std::move(state)));
   if (auto used = server->use(own); !used) return tl::unexpected(used.error());
-  State *const running = server->state_.get();
-  running->thread = std::thread([running] { running->run(); });
   return server;
+}
+
+void TlsServer::start() {
+  State *const running = state_.get();
+  running->thread = std::thread([running] { running->run(); });
 }
 
 std::vector<std::string> TlsServer::addresses() const {

@@ -26,6 +26,11 @@ struct PeerIdentity {
   std::string serial;          // of its leaf, lower-case hexadecimal; "" without a certificate
   std::time_t not_after = 0;   // of its leaf
   std::string problem;  // why a certificate that it showed counts for nothing, one line; else ""
+  // For the audit log alone, of a certificate that counts for nothing: whose it was while it was
+  // good, where an authority of the bundle has signed it; else what it says of itself, whoever made
+  // it.
+  std::optional<SpiffeId> once;
+  std::string claim;
 };
 
 struct TlsServerSettings {
@@ -51,9 +56,11 @@ class TlsServer {
     std::function<void(std::string_view address, std::string_view why)> refused;
   };
 
+  // Whoever connects waits in the kernel until start(): what `host` does may need this server.
   static tl::expected<std::unique_ptr<TlsServer>, std::string> listen(TlsServerSettings settings,
                                                                       Host host,
                                                                       const TlsCredentials &own);
+  void start();  // once
   // Ends every connection.
   ~TlsServer();
   TlsServer(const TlsServer &) = delete;

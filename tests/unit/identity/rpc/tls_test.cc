@@ -6,6 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/server_posix.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,7 +52,11 @@ class WhoAmI : public v1::Enrolment::Service {
                        v1::JwtSvid *answer) override {
     const auto peer = server->peer(context->peer());
     if (!peer) return {grpc::StatusCode::INTERNAL, "nobody"};
-    if (!peer->problem.empty()) return {grpc::StatusCode::UNAUTHENTICATED, peer->problem};
+    if (!peer->problem.empty()) {
+      return {grpc::StatusCode::UNAUTHENTICATED,
+              peer->problem + (peer->once ? "; once " + peer->once->uri() : "") +
+                  (peer->claim.empty() ? "" : "; says " + peer->claim)};
+    }
     answer->set_token(peer->id ? peer->id->uri() + " " + peer->serial : "anonymous");
     answer->set_not_after(peer->not_after);
     return grpc::Status::OK;
@@ -60,7 +65,7 @@ class WhoAmI : public v1::Enrolment::Service {
 
 class Server {
  public:
-  explicit Server(TlsServerSettings settings = {}) {
+  explicit Server(TlsServerSettings settings = {}, bool serves = true) {
     ::signal(SIGPIPE, SIG_IGN);
     quiet_grpc();
     grpc::ServerBuilder builder;
@@ -82,6 +87,7 @@ class Server {
     REQUIRE_MESSAGE(tls, tls.error());
     tls_ = std::move(*tls);
     service_.server = tls_.get();
+    if (serves) tls_->start();
   }
   ~Server() {
     tls_.reset();
@@ -196,10 +202,30 @@ TEST_CASE("a certificate that is no good is told why, and counts for nothing") {
   Knobs ended;
   ended.not_before = testing::now() - 600;
   ended.not_after = testing::now() - 1;
-  CHECK(told(svid_of(testing::issue(server.root, kNode, ended))).find("expired") !=
-        std::string::npos);
+  const auto has = [](const std::string &text, const std::string &part) {
+    return text.find(part) != std::string::npos;
+  };
+  const std::string expired = told(svid_of(testing::issue(server.root, kNode, ended)));
+  CHECK(has(expired, "expired"));
+  CHECK(has(expired, std::string("; once ") + kNode));
+  // Of what no authority here has signed the name is a claim, expired or not.
   const Identity other = testing::make_authority(kDomain);
-  CHECK(!told(svid_of(testing::issue(other, kNode))).empty());
+  for (const std::string &strange : {told(svid_of(testing::issue(other, kNode))),
+                                     told(svid_of(testing::issue(other, kNode, ended)))}) {
+    CHECK(!has(strange, "; once"));
+    CHECK(has(strange, std::string("; says ") + kNode));
+  }
+}
+
+TEST_CASE("who comes before the server is served waits in the kernel, and is served then") {
+  Server server({}, false);
+  const policy::UniqueFd early = plain(server.where());
+  REQUIRE(::send(early.get(), "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) == 18);
+  // What accepted it would have closed it for what it said.
+  pollfd quiet{early.get(), POLLIN, 0};
+  CHECK(::poll(&quiet, 1, 50) == 0);
+  server.tls().start();
+  CHECK(!server.next_refusal().empty());
 }
 
 TEST_CASE("what is no TLS 1.3 with HTTP/2 is refused and written down") {
