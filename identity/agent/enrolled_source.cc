@@ -255,6 +255,7 @@ std::time_t EnrolledSource::renew_once(std::chrono::milliseconds &pause) {
     // A replica of the authority may not have heard of it yet.
     const bool still = is_tainted(fresh->svid, now);
     use(fresh->bundle, &fresh->svid);
+    if (ended) stream_->retry();  // which could not be opened with the old one
     if (still) {
       pause = std::min(pause * 2, kLastPause);
       return 0;

@@ -112,6 +112,14 @@ UpstreamStream::~UpstreamStream() {
   thread_.join();
 }
 
+void UpstreamStream::retry() {
+  {
+    const std::lock_guard lock(mutex_);
+    retrying_ = true;
+  }
+  wake_.notify_one();
+}
+
 void UpstreamStream::run() {
   std::chrono::milliseconds pause = pause_;
   for (;;) {
@@ -120,6 +128,7 @@ void UpstreamStream::run() {
     {
       const std::lock_guard lock(mutex_);
       if (ending_) return;
+      retrying_ = false;  // what comes while it is tried may be what this attempt lacks
       current_ = &context;
     }
     const End end = read_(context);
@@ -130,14 +139,23 @@ void UpstreamStream::run() {
     }
     if (end.for_good) return;
     if (end.brought_something) pause = pause_;
-    if (!wait(with_jitter(pause))) return;
-    pause = std::min(pause * 2, pause_ * kLongestPause);
+    switch (wait(with_jitter(pause))) {
+      case Waited::ending:
+        return;
+      case Waited::told:
+        pause = pause_;
+        break;
+      case Waited::all:
+        pause = std::min(pause * 2, pause_ * kLongestPause);
+    }
   }
 }
 
-bool UpstreamStream::wait(std::chrono::milliseconds pause) {
+UpstreamStream::Waited UpstreamStream::wait(std::chrono::milliseconds pause) {
   std::unique_lock lock(mutex_);
-  return !wake_.wait_for(lock, pause, [this] { return ending_; });
+  wake_.wait_for(lock, pause, [this] { return ending_ || retrying_; });
+  if (ending_) return Waited::ending;
+  return retrying_ ? Waited::told : Waited::all;
 }
 
 }  // namespace inlay::identity::agent

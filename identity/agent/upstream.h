@@ -43,18 +43,22 @@ class UpstreamStream {
 
   UpstreamStream(std::chrono::milliseconds pause, Read read);
   ~UpstreamStream();
+  // What kept the stream down may be over: the wait that is on, or would be the next, ends at once.
+  void retry();
   UpstreamStream(const UpstreamStream &) = delete;
   UpstreamStream &operator=(const UpstreamStream &) = delete;
 
  private:
+  enum class Waited : std::uint8_t { all, told, ending };
   void run();
-  bool wait(std::chrono::milliseconds pause);  // false: it is to end
+  Waited wait(std::chrono::milliseconds pause);
 
   const std::chrono::milliseconds pause_;
   const Read read_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool ending_ = false;
+  bool retrying_ = false;
   grpc::ClientContext *current_ = nullptr;
   std::thread thread_;
 };

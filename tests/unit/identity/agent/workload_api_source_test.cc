@@ -6,9 +6,11 @@
 
 #include <cstdlib>
 #include <functional>
+#include <mutex>
 
 #include "api_server.h"
 #include "child.h"
+#include "identity/agent/upstream.h"
 #include "identity/jwk.h"
 #include "tests/unit/policy/temporary_folder.h"
 #include "upstream_server.h"
@@ -88,6 +90,28 @@ struct Setup {
 };
 
 }  // namespace
+
+TEST_CASE("a stream that is told to is opened again at once, however long it would have waited") {
+  std::mutex mutex;
+  std::condition_variable opened;
+  int times = 0;
+  const auto wait_for = [&](int count) {
+    std::unique_lock lock(mutex);
+    opened.wait(lock, [&] { return times >= count; });
+  };
+  UpstreamStream stream(std::chrono::hours(1), [&](grpc::ClientContext &) {
+    const std::lock_guard lock(mutex);
+    ++times;
+    opened.notify_all();
+    return UpstreamStream::End{};
+  });
+  // Whether it is being opened when it is told, or waits by then.
+  for (int count = 1; count <= 100; ++count) {
+    wait_for(count);
+    stream.retry();
+  }
+  wait_for(101);
+}
 
 TEST_CASE("SVIDs, bundles, CRLs and JWT authorities come from the upstream") {
   Setup setup;
