@@ -1,6 +1,8 @@
 // inlay ca rotate and bundle.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "identity/ca/command_words.h"
@@ -13,22 +15,73 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kMaxBundleBytes = std::size_t{1} << 20;
+constexpr std::size_t kMostNamed = 8;  // machines in a message
 
 std::string kind_text(AuthorityKind kind) {
   return kind == AuthorityKind::jwt ? "JWT key" : std::string(name(kind));
 }
 
-void print_authorities(const Words &options, const AuthorityRows &rows) {
+// Which machines rest on each root that is on its way out, by the root's ID.
+using RestingByRoot = std::map<std::string, std::vector<Resting>>;
+
+RestingByRoot resting(const State &state, const AuthorityRows &rows) {
+  RestingByRoot out;
+  for (const AuthorityRow &row : rows) {
+    const bool leaves =
+        row.state == AuthorityState::retired || row.state == AuthorityState::tainted;
+    if (row.kind != AuthorityKind::root || !leaves) continue;
+    out.emplace(row.id, value_of(state.store.resting_on(row.id, state.now)));
+  }
+  return out;
+}
+
+// "web-1 (2 SVIDs, until …), web-2 (…)", the first of them.
+std::string resting_text(const std::vector<Resting> &machines, std::size_t most) {
+  std::string text;
+  for (std::size_t i = 0; i < std::min(machines.size(), most); ++i) {
+    const Resting &it = machines[i];
+    text += fmt::format("{}{} ({} SVID{}, until {})", text.empty() ? "" : ", ", it.node, it.svids,
+                        it.svids == 1 ? "" : "s", time_text(it.until));
+  }
+  if (machines.size() > most) text += fmt::format(" and {} more", machines.size() - most);
+  return text;
+}
+
+// The tainted root's machines are cut off by its end. Throws Failure unless they are none, or that
+// is wanted; what of it belongs in the audit log.
+std::string judge_revocation(const State &state, const AuthorityRows &rows, bool force) {
+  const AuthorityRow *const root = find(rows, AuthorityKind::root, AuthorityState::tainted);
+  if (root == nullptr) return "";
+  const auto machines = resting(state, rows).at(root->id);
+  if (machines.empty()) return "";
+  const std::string who = resting_text(machines, kMostNamed);
+  if (force) return ", which cuts off " + who;
+  throw Failure{fmt::format(
+      "{} machine{} under the tainted root and nothing newer: {}; wait until they have replaced "
+      "them (inlay ca rotate status lists all), or cut them off with --force",
+      machines.size(), machines.size() == 1 ? " has SVIDs" : "s have SVIDs", who)};
+}
+
+void print_authorities(const Words &options, const AuthorityRows &rows,
+                       const RestingByRoot &under) {
   if (options.json()) {
     Json list = Json::array();
     for (const AuthorityRow &row : rows) {
+      Json machines = Json::array();
+      if (const auto found = under.find(row.id); found != under.end()) {
+        for (const Resting &it : found->second) {
+          machines.push_back(
+              {{"node", it.node}, {"svids", it.svids}, {"until", time_text(it.until)}});
+        }
+      }
       list.push_back({{"id", row.id},
                       {"kind", name(row.kind)},
                       {"state", name(row.state)},
                       {"issuer", row.issuer},
                       {"created", time_text(row.created_at)},
                       {"since", time_text(row.changed_at)},
-                      {"not_after", time_text(row.not_after)}});
+                      {"not_after", time_text(row.not_after)},
+                      {"resting", std::move(machines)}});
     }
     fmt::print("{}\n", list.dump(2));
     return;
@@ -40,6 +93,12 @@ void print_authorities(const Words &options, const AuthorityRows &rows) {
                time_text(row.not_after), row.id});
   }
   table.print();
+  for (const AuthorityRow &row : rows) {
+    const auto found = under.find(row.id);
+    if (found == under.end() || found->second.empty()) continue;
+    fmt::print("\nstill under the {} root {}: {}\n", name(row.state), row.id,
+               resting_text(found->second, found->second.size()));
+  }
 }
 
 FederatedBundle read_bundle(const State &state, const std::string &trust_domain,
@@ -95,8 +154,9 @@ int rotate_command(const std::vector<std::string> &words) {
   if (!change && what != "status") {
     throw Usage{"rotate: the commands are prepare, activate, taint, revoke and status"};
   }
-  const Words options(words, 2, {}, {"--now"});
+  const Words options(words, 2, {}, {"--now", "--force"});
   if (options.has("--now") && what != "activate") throw Usage{"--now belongs to rotate activate"};
+  if (options.has("--force") && what != "revoke") throw Usage{"--force belongs to rotate revoke"};
   State state = open_state(options);
   if (change && state.config.rotation.upstream) {
     throw Failure{
@@ -105,6 +165,11 @@ int rotate_command(const std::vector<std::string> &words) {
   }
   const Signer kept = state.signer();  // whatever there must be is there
   if (change) {
+    std::string detail = what;
+    if (what == "revoke") {
+      detail +=
+          judge_revocation(state, value_of(state.store.authorities()), options.has("--force"));
+    }
     value_of(state.store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
       const RotationSettings &settings = state.config.rotation;
       if (what == "prepare") return prepare_root(rows, state.seal, settings, state.now);
@@ -113,10 +178,10 @@ int rotate_command(const std::vector<std::string> &words) {
       }
       return what == "taint" ? taint_root(rows, state.now) : revoke_root(rows, state.now);
     }));
-    state.audit({.event = "rotated", .detail = what});
+    state.audit({.event = "rotated", .detail = detail});
   }
   const AuthorityRows rows = value_of(state.store.authorities());
-  print_authorities(options, rows);
+  print_authorities(options, rows, resting(state, rows));
   if (const Ending ending = ending_root(rows, state.now); ending.near() && !options.json()) {
     fmt::print("\n{}\n", ending.text);
   }

@@ -25,7 +25,7 @@ constexpr std::string_view kHelp =
        inlay ca entry list | entry remove ID
        inlay ca agents [list | approve NAME]
        inlay ca revoke --node NAME | --serial NUMBER [--reason TEXT]
-       inlay ca rotate prepare | activate [--now] | taint | revoke | status
+       inlay ca rotate prepare | activate [--now] | taint | revoke [--force] | status
        inlay ca bundle show | set TRUST-DOMAIN FILE | list | remove TRUST-DOMAIN
 
 The authority of a trust domain. The commands but serve work on its state directly, whether or not a
@@ -43,7 +43,9 @@ entry    which SPIFFE ID a program gets, on which machines: NAME may be a patter
 agents   the machines that have joined; approve lets one back whose own SVID has ended
 revoke   a machine with all its SVIDs, or one SVID
 rotate   replaces the root, in steps: a new one is prepared (everybody learns of it), activated (it
-         signs), the old one tainted (what it signed is replaced) and revoked (nobody trusts it)
+         signs), the old one tainted (what it signed is replaced) and revoked (nobody trusts it);
+         status names the machines that still rest on an old one, and revoke refuses while there are
+         any: --force cuts them off
 bundle   show prints this trust domain's; the others are about those of other trust domains
 
   --config FILE   the authority's configuration; /etc/inlay/ca.toml when it is not given

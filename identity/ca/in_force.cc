@@ -103,6 +103,7 @@ tl::expected<bool, std::string> InForceKeeper::look(std::time_t now) {
       });
       if (!changed) return tl::unexpected(changed.error().message);
     }
+    (void)store_.forget_ended(now);  // on a full disk in a minute; nothing waits for it
     maintained_at_ = now;
   }
   const auto fresh = renew(now);

@@ -137,6 +137,14 @@ struct Issuance {
   std::string reason;          // of that, for people
 };
 
+// A machine with SVIDs that are good and rest on a root, and that it has nothing newer for.
+struct Resting {
+  std::string node;
+  std::size_t svids = 0;  // different SPIFFE IDs
+  std::time_t until = 0;  // when the last of them ends
+  bool operator==(const Resting &) const = default;
+};
+
 struct FederatedBundle {
   std::string trust_domain;
   std::string document;  // SPIFFE JSON or PEM; parse_trust_domain_bundle() takes it
@@ -197,7 +205,9 @@ class Store {
   Stored<Issuance> revoke_svid(std::string_view serial, std::string_view reason, std::time_t now);
   Stored<Issuance> issuance(std::string_view serial) const;
   Stored<std::vector<Issuance>> revoked(std::time_t now) const;  // and not ended; for the CRLs
-  // Those that ended an hour or more before.
+  // Who would be cut off if this root were revoked now. By name.
+  Stored<std::vector<Resting>> resting_on(std::string_view root, std::time_t now) const;
+  // Those that ended a day or more before.
   Stored<std::size_t> forget_ended(std::time_t now);
 
   // -- bundles of other trust domains

@@ -7,7 +7,9 @@
 namespace inlay::identity::ca {
 namespace {
 
-constexpr std::time_t kKeepEnded = 3600;  // seconds; clocks of others may be behind
+// Seconds; clocks of others may be behind. A clock here that is set wrong must not cost what was
+// revoked: its record is kept for longer than it is on a list.
+constexpr std::time_t kListEnded = 3600, kKeepEnded = 86400;
 constexpr std::string_view kColumns =
     "serial, spiffe_id, node, issuer, issued_at, not_after, revoked_at, reason";
 
@@ -102,8 +104,29 @@ Stored<std::vector<Issuance>> Store::revoked(std::time_t now) const {
          run(fmt::format("SELECT {} FROM issued WHERE revoked_at <> 0 AND not_after >= $1"
                          " ORDER BY serial",
                          kColumns),
-             {cell(now - kKeepEnded)})) {
+             {cell(now - kListEnded)})) {
       out.push_back(issuance_of(row));
+    }
+    return out;
+  });
+}
+
+Stored<std::vector<Resting>> Store::resting_on(std::string_view root, std::time_t now) const {
+  return in_transaction(*database_, [&](Statements &run) -> Stored<std::vector<Resting>> {
+    std::vector<Resting> out;
+    for (const Row &row :
+         run("SELECT held.node, COUNT(DISTINCT held.spiffe_id), MAX(held.not_after)"
+             " FROM issued AS held JOIN authorities AS its ON its.id = held.issuer"
+             " WHERE $1 IN (its.id, its.issuer) AND held.node <> '' AND held.revoked_at = 0"
+             " AND held.not_after >= $2 AND NOT EXISTS (SELECT 1 FROM issued AS fresh"
+             " JOIN authorities AS other ON other.id = fresh.issuer"
+             " WHERE fresh.node = held.node AND fresh.spiffe_id = held.spiffe_id"
+             " AND fresh.revoked_at = 0 AND fresh.not_after >= $2"
+             " AND fresh.issued_at >= held.issued_at"
+             " AND $1 NOT IN (other.id, other.issuer))"
+             " GROUP BY held.node ORDER BY held.node",
+             {cell(root), cell(now)})) {
+      out.push_back({row.text(0), static_cast<std::size_t>(row.number(1)), row.number(2)});
     }
     return out;
   });

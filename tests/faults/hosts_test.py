@@ -237,7 +237,7 @@ class Hosts(Machines):
         self.ca("revoke", "--node", "host-2", "--reason", "stolen")
         until(lambda: self.second.redis(self.first, "GET", "key") == "", "the revoked machine is refused")
         serial = self.events(event="renewed", node="host-2")[-1]["serial"]
-        until(lambda: self.events(event="refused", serial=serial), "and has nothing to say to the authority")
+        until(lambda: self.events(event="refused", serial=serial, node="host-2"), "and has nothing to say to the authority")
         self.assertIn("revoked", self.ca("agents"))
 
         # And one that leaves.

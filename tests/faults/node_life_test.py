@@ -12,7 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import hosts_test
-from hosts_test import CLIENT, DOMAIN
+from hosts_test import CLIENT
 from support import BUILD, INLAY, PATIENCE, until
 
 RESTARTS = 100 if os.environ.get("INLAY_FULL") else 12
@@ -105,6 +105,7 @@ class NodeLife(hosts_test.Machines):
         state = lambda: {name: int(host.do("stat", "-c", "%s", f"/var/lib/inlay/node/{name}"))
                          for name in host.do("ls", "-A", "/var/lib/inlay/node").split()}
         svid, before = host.do("cat", "/var/lib/inlay/node/node.pem"), state()
+        renewed = len(self.events(event="renewed"))
         for count in range(RESTARTS):
             host.stop((signal.SIGTERM, signal.SIGKILL)[count % 2])
             host.agent()
@@ -112,7 +113,7 @@ class NodeLife(hosts_test.Machines):
         self.assertEqual(host.do("cat", "/var/lib/inlay/node/node.pem"), svid)
         self.assertEqual(state().keys(), before.keys())
         self.assertLess(sum(state().values()), sum(before.values()) + 1024)
-        self.assertEqual(self.events(event="renewed"), [])
+        self.assertEqual(len(self.events(event="renewed")), renewed)
 
         # /run is empty after a boot.
         host.stop()
@@ -120,6 +121,44 @@ class NodeLife(hosts_test.Machines):
         host.do("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
         host.agent()
         until(host.ready, "the agent is ready after a boot")
+
+    def test_a_machine_that_is_off_while_the_root_changes_is_named_before_it_is_cut_off(self):
+        host = self.joined()
+        for node in json.loads(self.ca("agents", "--json")):
+            if node["node"] != host.name:  # of other tests
+                self.ca("revoke", "--node", node["node"])
+        self.ca("rotate", "prepare")
+        until(lambda: len(host.roots()) == 2, "the machine has the new root")
+        host.stop()
+        self.ca("rotate", "activate", "--now")
+        self.ca("rotate", "taint")
+
+        def resting():
+            return [one["node"] for root in json.loads(self.ca("rotate", "status", "--json")) for one in root["resting"]]
+        self.assertEqual(resting(), [host.name])
+        done = self.authority.run(INLAY, "ca", "rotate", "revoke", "--config", self.folder / "ca.toml")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"1 machine has SVIDs under the tainted root and nothing newer: {host.name} (2 SVIDs, until ",
+                      done.stderr)
+        host.agent()
+        until(lambda: resting() == [], "it is back, and has replaced them")
+        self.ca("rotate", "revoke")
+        until(lambda: len(host.roots()) == 1 and host.ready(), "it goes on under the new root alone")
+
+    def test_the_machine_s_own_svid_is_renewed_by_itself_at_half_its_life(self):
+        host = self.joined()
+        before = host.do("cat", "/var/lib/inlay/node/node.pem")
+        renewed = len(self.events(event="renewed", node=host.name))
+        host.stop()
+        self.authority.stop()
+        self.addCleanup(self.serve)
+        self.addCleanup(self.authority.stop)
+        half = [*LATER[:-1], f"INLAY_TEST_LATER={86400 // 2 + 60}"]
+        self.serve(*half)
+        host.agent(under=half)
+        until(lambda: len(self.events(event="renewed", node=host.name)) > renewed, "it is renewed")
+        until(lambda: host.do("cat", "/var/lib/inlay/node/node.pem") != before, "and kept")
+        until(lambda: host.run(*half, INLAY, "status").returncode == 0, "it goes on")
 
     def test_an_outage_longer_than_the_machine_s_own_svid(self):
         host = self.joined()

@@ -4,13 +4,16 @@
 command_test.py INLAY-CA
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import pwd
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 POLICY = """trust_domain = "example.org"
@@ -144,6 +147,38 @@ class Commands(unittest.TestCase):
         self.run_ca("rotate", "revoke")
         self.assertEqual(sorted(roots()), ["active", "revoked"])
 
+    def test_who_still_rests_on_a_tainted_root_is_named_before_it_goes(self):
+        def issue(serial, node):
+            """As a server would, under what signs now."""
+            issuer = next(row["id"] for row in self.ask("rotate", "status")
+                          if (row["kind"], row["state"]) == ("intermediate", "active"))
+            with contextlib.closing(sqlite3.connect(self.path / "state" / "ca.db")) as database, database:
+                database.execute("INSERT INTO issued VALUES (?, 'spiffe://example.org/a', ?, ?, 1, ?, 0, '')",
+                                 (serial, node, issuer, int(time.time()) + 1000))
+
+        def resting():
+            return {row["state"]: [one["node"] for one in row["resting"]]
+                    for row in self.ask("rotate", "status") if row["kind"] == "root"}
+        log = self.path / "audit.jsonl"
+        with self.config.open("a") as config:
+            config.write(f'[log]\nfile = "{log}"\n')
+        nodes = [f"web-{n:02}" for n in range(11)]
+        for node in nodes:
+            issue(f"old-{node}", node)
+        self.assertEqual(resting(), {"active": []})
+        for step in (("prepare",), ("activate", "--now"), ("taint",)):
+            self.run_ca("rotate", *step)
+        self.assertEqual(resting(), {"active": [], "tainted": nodes})
+        self.assertIn("still under the tainted root ", self.run_ca("rotate", "status").stdout)
+        refused = self.run_ca("rotate", "revoke", code=1).stderr
+        self.assertRegex(refused, r"11 machines have SVIDs .*web-00 \(1 SVID, until 20.*, web-07 \(.*\) and 3 more.*--force")
+        self.assertEqual(resting()["tainted"], nodes)
+        for node in nodes[1:]:
+            issue(f"new-{node}", node)
+        self.assertRegex(self.run_ca("rotate", "revoke", code=1).stderr, "ca: 1 machine has SVIDs .*: web-00 ")
+        self.run_ca("rotate", "revoke", "--force")
+        self.assertIn("revoke, which cuts off web-00 (1 SVID,", json.loads(log.read_text().splitlines()[-1])["detail"])
+
     def test_bundles_of_others_are_kept_when_they_are_bundles(self):
         own = json.loads(self.run_ca("bundle", "show").stdout)
         self.assertEqual(sorted(key["use"] for key in own["keys"]), ["jwt-svid", "x509-svid"])
@@ -157,13 +192,35 @@ class Commands(unittest.TestCase):
         self.run_ca("bundle", "remove", "partner.test")
         self.run_ca("bundle", "remove", "partner.test", code=1)
 
+    def test_each_command_speaks_json(self):
+        token = self.ask("token", "--node", "web-1")
+        self.assertEqual((token["node"], token["url"]), ("web-1", "https://ca.example.org:8443"))
+        self.assertRegex(token["token"], r"\Ainlay1[\w-]{86}\Z")
+        self.assertRegex(token["expires"], r"\A20[\d-]+T[\d:]+Z\Z")
+        entry = self.ask("entry", "add", "--id", "spiffe://example.org/a", "--node", "n", "--selector", "user=a")
+        self.assertEqual(self.ask("entry", "remove", entry["id"])["id"], entry["id"])
+        states = [(row["kind"], row["state"]) for row in self.ask("rotate", "prepare")]
+        self.assertIn(("root", "prepared"), states)
+        bundle = self.path / "bundle.json"
+        bundle.write_text(json.dumps(self.ask("bundle", "show")))
+        self.assertEqual(self.ask("bundle", "set", "partner.test", bundle), {"trust_domain": "partner.test"})
+        self.assertEqual(self.ask("bundle", "remove", "partner.test"), {"trust_domain": "partner.test"})
+        with contextlib.closing(sqlite3.connect(self.path / "state" / "ca.db")) as database, database:
+            database.execute("INSERT INTO nodes VALUES ('web-1', 1, x'00', 'host', '192.0.2.1', 1, 2, 3)")
+            database.execute("INSERT INTO issued VALUES ('ff', 'spiffe://example.org/a', 'web-1', '', 1, ?, 0, '')",
+                             (int(time.time()) + 1000,))
+        self.assertEqual([(one["node"], one["state"]) for one in self.ask("agents")], [("web-1", "waiting")])
+        self.assertEqual(self.ask("agents", "approve", "web-1"), {"approved": "web-1"})
+        self.assertEqual(self.ask("revoke", "--serial", "FF"), {"serial": "ff", "spiffe_id": "spiffe://example.org/a"})
+        self.assertEqual(self.ask("revoke", "--node", "web-1"), {"node": "web-1", "svids": 0})
+
     def test_what_is_not_there_is_said_in_one_line(self):
         self.run_ca("agents", "approve", "web-1", code=1)
         self.run_ca("revoke", "--node", "web-1", code=1)
         self.run_ca("revoke", "--serial", "ff", code=1)
         self.assertEqual(self.ask("agents"), [])
         for words in ((), ("nonsense",), ("revoke",), ("token",), ("entry",), ("entry", "remove"),
-                      ("rotate", "status", "--now"), ("bundle", "set", "x")):
+                      ("rotate", "status", "--now"), ("rotate", "taint", "--force"), ("bundle", "set", "x")):
             self.run_ca(*words, code=2)
         self.config.write_text("trust_domain = 1\n")
         self.run_ca("agents", code=1)

@@ -77,7 +77,7 @@ class Issuer {
     server = std::move(*started);
     where = server->addresses().at(0);
   }
-  EnrolmentToken token(const std::string &node) {
+  EnrolmentToken token(const std::string &node, std::time_t lifetime = 600) {
     EnrolmentToken made;
     made.pin = server->in_force()->signer.pin();
     REQUIRE(make_secret(made));
@@ -85,7 +85,7 @@ class Issuer {
     REQUIRE(store->add_token({.secret_digest = made.secret_digest(),
                               .node = node,
                               .created_at = now,
-                              .expires_at = now + 600}));
+                              .expires_at = now + lifetime}));
     const auto parsed = parse_enrolment_token(made.text());
     REQUIRE(parsed);
     return *parsed;
@@ -188,9 +188,13 @@ TEST_CASE("T69: a token used twice, unknown or past its time is refused in the s
   unknown.secret.back() ^= 1;
   const auto guessed = authority.link.enroll(authority.where, unknown, "host");
   REQUIRE(!guessed);
+  const auto late = authority.link.enroll(authority.where, authority.token("web-3", -1), "host");
+  REQUIRE(!late);
   CHECK(again.error().message == guessed.error().message);
+  CHECK(again.error().message == late.error().message);
   CHECK(has(authority.log(), "token used"));
   CHECK(has(authority.log(), "token unknown"));
+  CHECK(has(authority.log(), "token expired"));
 }
 
 TEST_CASE("T69: of many that come with one token at once, one is enrolled") {
@@ -280,6 +284,10 @@ TEST_CASE("who has no node's SVID, or a workload's, gets nothing") {
   const auto unknown = authority.link.renew(stranger);
   REQUIRE(!unknown);
   CHECK(unknown.error().code == grpc::StatusCode::UNAUTHENTICATED);
+  // Whoever that is: the name in such a certificate is written down as what it is, a claim.
+  CHECK(
+      has(authority.log(), "refused|||UNAUTHENTICATED|the certificate of this node is refused: "));
+  CHECK(has(authority.log(), "; it calls itself spiffe://example.org/inlay/node/web-1|"));
 }
 
 TEST_CASE("a revoked node is cut off at its next contact, and its stream ends") {
@@ -303,6 +311,9 @@ TEST_CASE("a revoked node is cut off at its next contact, and its stream ends") 
   CHECK(refused.error().code == grpc::StatusCode::UNAUTHENTICATED);
   CHECK(!authority.link.renew(node));
   CHECK(!authority.link.rejoin(node));
+  // It was refused for its certificate, by the CRL: whose that was is known all the same.
+  CHECK(has(authority.log(),
+            "refused|web-1||UNAUTHENTICATED|the certificate of this node is refused: "));
 }
 
 TEST_CASE("renewal makes another key; the new SVID works, and so does the old one until it ends") {
@@ -313,6 +324,23 @@ TEST_CASE("renewal makes another key; the new SVID works, and so does the old on
   REQUIRE_MESSAGE(fresh, fresh.error().message);
   CHECK(EVP_PKEY_eq(fresh->svid.key.get(), node.svid.key.get()) != 1);
   CHECK(authority.link.sign_x509(*fresh, id_of(kWeb)));
+}
+
+TEST_CASE("whoever serves forgets what ended a day ago, so that the store does not grow for ever") {
+  Issuer authority;
+  const std::time_t now = std::time(nullptr);
+  for (const auto &[serial, ended] :
+       {std::pair{"a1", now - 90'000}, std::pair{"a2", now - 80'000}}) {
+    Issuance one;
+    one.serial = serial;
+    one.not_after = ended;
+    REQUIRE(authority.store->record(one, ""));
+  }
+  InForceSettings settings;
+  settings.rotation.trust_domain = kDomain;
+  REQUIRE(InForceKeeper::open(*authority.store, *authority.seal, settings, [](const auto &) {}));
+  CHECK(!authority.store->issuance("a1"));
+  CHECK(authority.store->issuance("a2"));
 }
 
 TEST_CASE("a tainted root: the machine's own SVID is replaced at once, and that of its workloads") {

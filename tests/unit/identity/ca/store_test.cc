@@ -1,64 +1,12 @@
-#include "identity/ca/store.h"
-
 #include <doctest/doctest.h>
 
 #include <atomic>
 #include <thread>
 
-#include "postgres_server.h"
+#include "store_setup.h"
 
 using namespace inlay::identity::ca;
 using namespace inlay::identity::ca::testing;
-
-namespace {
-
-constexpr std::time_t kNow = 1'800'000'000;
-
-template <typename Kept>
-Store open(const Kept &kept) {
-  auto store = Store::open(kept.open(), "example.org");
-  REQUIRE_MESSAGE(store, (store ? "" : store.error().message));
-  return std::move(*store);
-}
-
-std::string digest(char c) { return std::string(32, c); }
-
-void give_token(Store &store, char secret, const std::string &node) {
-  REQUIRE(store.add_token({digest(secret), node, kNow, kNow + 600}));
-}
-
-TokenUse use(char secret, char key, std::time_t now = kNow + 1) {
-  return {digest(secret), digest(key), "host", "192.0.2.1", now};
-}
-
-void enroll(Store &store, const std::string &node, char secret, char key) {
-  give_token(store, secret, node);
-  const auto enrolled = store.enroll(use(secret, key));
-  REQUIRE(enrolled);
-  REQUIRE(*enrolled);
-}
-
-Issuance issuance(std::string serial, std::string node, std::time_t not_after = kNow + 3600) {
-  return {.serial = std::move(serial),
-          .spiffe_id = "spiffe://example.org/web",
-          .node = std::move(node),
-          .issuer = "0123456789abcdef",
-          .issued_at = kNow,
-          .not_after = not_after,
-          .revoked_at = 0,
-          .reason = ""};
-}
-
-template <typename T>
-bool refused(const Stored<T> &outcome, StoreProblem problem, std::string_view part) {
-  if (outcome) return false;
-  INFO(outcome.error().message);
-  CHECK(outcome.error().problem == problem);
-  CHECK(outcome.error().message.find('\n') == std::string::npos);
-  return outcome.error().message.find(part) != std::string::npos;
-}
-
-}  // namespace
 
 TEST_CASE_TEMPLATE("a store is of one trust domain, and opens again", Kept, Sqlite, Postgres) {
   const Kept kept;
@@ -215,71 +163,6 @@ TEST_CASE_TEMPLATE("enrolling anew revokes what the node had with its old key", 
   CHECK(store.enroll(use('s', 'k'))->error() == TokenRefusal::used);
 }
 
-TEST_CASE_TEMPLATE("an SVID shown by another node, or unknown, is not taken", Kept, Sqlite,
-                   Postgres) {
-  const Kept kept;
-  Store store = open(kept);
-  enroll(store, "web-1", 's', 'k');
-  enroll(store, "web-2", 't', 'l');
-  REQUIRE(store.record(issuance("a1", "web-1"), "", true));
-  CHECK(refused(store.check_node("web-2", "a1", kNow), StoreProblem::refused, "none of the node"));
-  CHECK(refused(store.check_node("web-1", "ff", kNow), StoreProblem::refused, "none of the node"));
-  CHECK(refused(store.check_node("nobody", "a1", kNow), StoreProblem::refused, "no node"));
-  CHECK(refused(store.record(issuance("a2", "web-2"), "a1"), StoreProblem::refused, "revoked"));
-  REQUIRE(store.revoke_svid("a1", "leaked", kNow));
-  CHECK(refused(store.check_node("web-1", "a1", kNow), StoreProblem::refused, "is revoked"));
-  CHECK(refused(store.revoke_svid("ff", "", kNow), StoreProblem::not_found, "serial number ff"));
-}
-
-TEST_CASE_TEMPLATE("an SVID under a root that is revoked is not taken, whatever showed it", Kept,
-                   Sqlite, Postgres) {
-  const Kept kept;
-  Store store = open(kept);
-  enroll(store, "web-1", 's', 'k');
-  const auto move = [&](AuthorityState state) {
-    REQUIRE(store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
-      if (rows.empty()) rows.emplace_back();
-      rows[0].id = "i";
-      rows[0].kind = AuthorityKind::intermediate;
-      rows[0].state = state;
-      return {};
-    }));
-  };
-  move(AuthorityState::active);
-  Issuance first = issuance("a1", "web-1");
-  first.issuer = "i";
-  REQUIRE(store.record(first, "", true));
-  for (const auto state :
-       {AuthorityState::active, AuthorityState::retired, AuthorityState::tainted}) {
-    move(state);
-    CHECK(store.check_node("web-1", "a1", kNow));
-  }
-  move(AuthorityState::revoked);
-  CHECK(refused(store.check_node("web-1", "a1", kNow), StoreProblem::refused, "rests on a root"));
-}
-
-TEST_CASE_TEMPLATE("a node revoked while it is issued something: refused, or on the list", Kept,
-                   Sqlite, Postgres) {
-  const Kept kept;
-  Store first = open(kept), second = open(kept);
-  for (int round = 0; round < 10; ++round) {
-    const std::string node = "web-" + std::to_string(round);
-    enroll(first, node, static_cast<char>(2 * round), 'k');
-    std::atomic<int> recorded = 0;
-    std::vector<std::thread> threads;
-    for (int i = 0; i < 4; ++i) {
-      threads.emplace_back([&, i] {
-        const std::string serial = std::to_string(round) + "-" + std::to_string(i);
-        if (second.record(issuance(serial, node), "")) ++recorded;
-      });
-    }
-    const auto revoked = first.revoke_node(node, "", kNow);
-    for (std::thread &thread : threads) thread.join();
-    REQUIRE(revoked);
-    CHECK(static_cast<int>(*revoked) == recorded);
-  }
-}
-
 TEST_CASE_TEMPLATE("a node whose SVID ended waits until it is approved", Kept, Sqlite, Postgres) {
   const Kept kept;
   Store store = open(kept);
@@ -340,18 +223,6 @@ TEST_CASE_TEMPLATE("entries: each is kept as it was given, and goes to the nodes
   CHECK(refused(store.remove_entry(added->id), StoreProblem::not_found, "inlay ca entry list"));
   CHECK(store.entries()->size() == 1);
   CHECK(store.generation().value() == 4);
-}
-
-TEST_CASE_TEMPLATE("what ended is forgotten, not before its end", Kept, Sqlite, Postgres) {
-  const Kept kept;
-  Store store = open(kept);
-  enroll(store, "web-1", 's', 'k');
-  REQUIRE(store.record(issuance("a1", "web-1", kNow + 100), "", true));
-  REQUIRE(store.record(issuance("a2", "web-1", kNow + 9000), "a1"));
-  CHECK(store.forget_ended(kNow + 3000).value() == 0);
-  CHECK(store.forget_ended(kNow + 4000).value() == 1);
-  CHECK(refused(store.issuance("a1"), StoreProblem::not_found, "a1"));
-  CHECK(store.issuance("a2"));
 }
 
 TEST_CASE_TEMPLATE("bundles of others: only a change is one", Kept, Sqlite, Postgres) {
