@@ -10,6 +10,8 @@ namespace inlay::tools {
 namespace {
 
 constexpr std::string_view kSeal = "# SHA-256 of what follows: ";
+// A comment for people, and for who looks whether the unit still says so.
+constexpr std::string_view kInstead = "# Instead of: ";
 
 std::string sha256(std::string_view text) {
   std::array<unsigned char, 32> digest{};
@@ -36,7 +38,9 @@ std::string drop_in_text(const DropIn &drop_in) {
   if (!drop_in.after.empty()) {
     body += fmt::format("[Unit]\nWants={0}\nAfter={0}\n\n", drop_in.after);
   }
-  body += "[Service]\nExecStart=\n";
+  body += "[Service]\n";
+  for (const std::string &line : drop_in.instead_of) body += fmt::format("{}{}\n", kInstead, line);
+  body += "ExecStart=\n";
   for (const std::string &line : drop_in.exec_starts) body += "ExecStart=" + line + "\n";
   for (const std::string &line : drop_in.additions) body += line + "\n";
   const std::string_view user = drop_in.of_user ? "--user " : "";
@@ -45,6 +49,14 @@ std::string drop_in_text(const DropIn &drop_in) {
       "changes;\n"
       "# `inlay disable {0}{1}` removes it.\n{2}{3}\n{4}",
       user, drop_in.unit, kSeal, sha256(body), body);
+}
+
+std::vector<std::string> commands_replaced(std::string_view text) {
+  std::vector<std::string> commands;
+  for (const std::string_view line : lines_of(text)) {
+    if (line.starts_with(kInstead)) commands.emplace_back(line.substr(kInstead.size()));
+  }
+  return commands;
 }
 
 bool is_as_written(std::string_view text) {

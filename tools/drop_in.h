@@ -12,13 +12,17 @@ namespace inlay::tools {
 inline constexpr std::string_view kDropInName = "zz-inlay.conf";
 
 struct DropIn {
-  std::string unit;      // for the words in it
-  bool of_user = false;  // a unit of a user
-  std::string after{};   // a unit to start before it, "" = none
+  std::string unit;                       // for the words in it
+  bool of_user = false;                   // a unit of a user
+  std::string after{};                    // a unit to start before it, "" = none
+  std::vector<std::string> instead_of{};  // ExecStart= of the unit, as written there
   std::vector<std::string> exec_starts{};
   std::vector<std::string> additions{};  // further lines of [Service]
 };
 std::string drop_in_text(const DropIn &drop_in);
+
+// What `instead_of` was.
+std::vector<std::string> commands_replaced(std::string_view text);
 
 // Whether it is as drop_in_text() wrote it, whatever for.
 bool is_as_written(std::string_view text);

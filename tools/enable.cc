@@ -16,6 +16,7 @@
 
 #include "tools/commands.h"
 #include "tools/drop_in.h"
+#include "tools/enabled_services.h"
 #include "tools/exit_code.h"
 #include "tools/output_folder.h"
 #include "tools/service_plan.h"
@@ -26,6 +27,7 @@ namespace {
 
 constexpr std::string_view kEnableHelp =
     R"(Usage: inlay enable [OPTIONS] UNIT
+       inlay enable --list [--user] [--json]
 
 Puts a systemd service under inlay: a drop-in has its command started by `inlay run`. Shows the change
 first, and what keeps the service from being protected; then nothing is changed. A service that runs is
@@ -39,13 +41,16 @@ Options:
   --yes           do not ask
   --no-restart    leave a running service as it is until it is started anew
   --force         replace a drop-in that somebody has changed
+  --list          the services that are under inlay, and which of them are not started as their units say now:
+                  the drop-in holds a copy of ExecStart=, and an upgrade may have brought another
   --json          one JSON object: unit, drop_in, before, after, changes, config, commands, refusals, notes,
-                  restart, applied; asks nothing, needs --yes or --dry-run
+                  restart, applied; asks nothing, needs --yes or --dry-run. With --list an array of unit,
+                  drop_in, problem ("" for none), do
 
 Example:
   inlay enable redis-server
 
-Exit codes: 0 it is under inlay (or would be), 1 it is not, 2 usage
+Exit codes: 0 it is under inlay (or would be), 1 it is not, 2 usage. With --list 1 when one has a problem
 )";
 
 constexpr std::string_view kDisableHelp =
@@ -67,6 +72,7 @@ struct Options {
   bool yes = false;
   bool no_restart = false;
   bool force = false;
+  bool list = false;
   bool json = false;
 };
 
@@ -269,7 +275,8 @@ void enable(const Options &options) {
 
 void disable(const Options &options) {
   const Systemctl systemd(options.service.of_user);
-  auto unit = find_service(systemd, options.service.unit);
+  // The package of the service may be gone by now.
+  auto unit = find_service(systemd, options.service.unit, false);
   if (!unit) fail(unit.error());
   const std::string path = fmt::format("{}/{}", systemd.drop_in_folder(unit->name), kDropInName);
   const auto before = read_drop_in(path);
@@ -277,6 +284,7 @@ void disable(const Options &options) {
   const bool restart = *before && unit->is_running() && !options.no_restart;
   nlohmann::ordered_json out = {
       {"unit", unit->name}, {"drop_in", path}, {"before", before->value_or("")}};
+  if (!*before && unit->load == "not-found") fail("systemd knows no " + unit->name);
   if (!*before) {
     if (options.json) return print_json(std::move(out), false, false);
     return fmt::print("{} is not under inlay: there is no {}\n", unit->name, path);
@@ -299,9 +307,32 @@ void disable(const Options &options) {
   fmt::print("{} is no longer under inlay\n", unit->name);
 }
 
+void list_services(const Options &options) {
+  if (!options.service.unit.empty()) throw UsageError{"--list is about all services: no UNIT"};
+  const auto services = enabled_services(options.service.of_user);
+  bool good = true;
+  auto json = nlohmann::ordered_json::array();
+  for (const EnabledService &service : services) {
+    good = good && service.problem.empty();
+    json.push_back({{"unit", service.unit},
+                    {"drop_in", service.drop_in},
+                    {"problem", service.problem},
+                    {"do", service.to_do}});
+    if (options.json) continue;
+    fmt::print("{}: {}\n", printable(service.unit),
+               service.problem.empty() ? "under inlay" : printable(service.problem));
+    if (!service.to_do.empty()) fmt::print("    {}\n", printable(service.to_do));
+  }
+  if (options.json) {
+    fmt::print("{}\n", json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace));
+  } else if (services.empty()) {
+    fmt::print("no service is under inlay; inlay enable UNIT puts one there\n");
+  }
+  if (!good) throw Exit{kExitFailed};
+}
+
 std::shared_ptr<Options> shared_options(const Command &command) {
   auto options = std::make_shared<Options>();
-  command.required_option("UNIT", options->service.unit);
   command.flag("--user", options->service.of_user);
   command.flag("--dry-run", options->dry_run);
   command.flag("--yes", options->yes);
@@ -318,9 +349,16 @@ void add_enable_commands(const Command &root) {
   auto options = shared_options(enables);
   enables.option("--config", options->service.config);
   enables.flag("--strict", options->service.strict);
-  enables.callback([options] { enable(*options); });
+  enables.option("UNIT", options->service.unit);
+  enables.flag("--list", options->list);
+  enables.callback([options] {
+    if (options->list) return list_services(*options);
+    if (options->service.unit.empty()) throw UsageError{"UNIT is required"};
+    enable(*options);
+  });
   const Command disables = root.subcommand("disable", kDisableHelp);
   auto others = shared_options(disables);
+  disables.required_option("UNIT", others->service.unit);
   disables.callback([others] { disable(*others); });
 }
 

@@ -43,19 +43,6 @@ tl::expected<std::string, std::string> config_for(const ServiceRequest &request)
                              kSystemConfig, kAgentUnit));
 }
 
-tl::expected<UnitSettings, std::string> settings_of(const Unit &unit, const std::string &except) {
-  UnitSettings settings;
-  std::vector<std::string> files = {unit.file};
-  files.insert(files.end(), unit.drop_ins.begin(), unit.drop_ins.end());
-  for (const std::string &file : files) {
-    if (file == except) continue;
-    auto content = identity::read_file(file, kMostOfAFile);
-    if (!content) return Failure(fmt::format("{}: {}", file, content.error()));
-    settings.add(content->bytes);
-  }
-  return settings;
-}
-
 // As whom the service's commands run.
 struct Account {
   bool becomes = false;
@@ -126,28 +113,18 @@ void judge_files(const SandboxNeeds &needs, ServicePlan &plan) {
   }
 }
 
-// A later drop-in's ExecStart= would take ours back.
-void judge_order(const Unit &unit, const std::string &path, ServicePlan &plan) {
-  const auto name = [](const std::string &file) {
-    return std::filesystem::path(file).filename().string();
-  };
-  for (const std::string &file : unit.drop_ins) {
-    if (file == path || name(file) <= name(path)) continue;
-    auto content = identity::read_file(file, kMostOfAFile);
-    if (!content) continue;
-    for (const UnitSetting &setting : parse_unit_file(content->bytes)) {
-      if (setting.section == "Service" && setting.key == "ExecStart") {
-        plan.refusals.push_back(fmt::format("{} comes later and sets ExecStart=: rename it", file));
-        break;
-      }
-    }
-  }
-}
-
-void note_other_commands(const UnitSettings &settings, ServicePlan &plan) {
+// They are left alone: most send a signal or use a Unix socket, and a service must be stopped and
+// reloaded while its agent is away, too.
+void note_other_commands(const UnitSettings &settings, const std::string &inlay,
+                         ServicePlan &plan) {
   for (const char *key : {"ExecCondition", "ExecStartPre", "ExecStartPost", "ExecReload",
                           "ExecStop", "ExecStopPost"}) {
     for (const std::string &value : settings.list("Service", key)) {
+      const auto lines = parse_exec_lines(value);
+      const bool is_ours = lines && std::ranges::all_of(*lines, [&](const ExecLine &line) {
+                             return line.program == inlay;
+                           });
+      if (is_ours) continue;
       plan.notes.push_back(fmt::format("not under inlay: {}={}", key, value));
     }
   }
@@ -183,7 +160,36 @@ tl::expected<std::vector<std::string>, std::string> exec_starts(const UnitSettin
 
 }  // namespace
 
-tl::expected<Unit, std::string> find_service(const Systemctl &systemd, const std::string &given) {
+tl::expected<UnitSettings, std::string> settings_of(const Unit &unit, const std::string &except) {
+  UnitSettings settings;
+  std::vector<std::string> files = {unit.file};
+  files.insert(files.end(), unit.drop_ins.begin(), unit.drop_ins.end());
+  for (const std::string &file : files) {
+    if (file == except) continue;
+    auto content = identity::read_file(file, kMostOfAFile);
+    if (!content) return Failure(fmt::format("{}: {}", file, content.error()));
+    settings.add(content->bytes);
+  }
+  return settings;
+}
+
+std::string later_command(const Unit &unit, const std::string &path) {
+  const auto name = [](const std::string &file) {
+    return std::filesystem::path(file).filename().string();
+  };
+  for (const std::string &file : unit.drop_ins) {
+    if (file == path || name(file) <= name(path)) continue;
+    auto content = identity::read_file(file, kMostOfAFile);
+    if (!content) continue;
+    for (const UnitSetting &setting : parse_unit_file(content->bytes)) {
+      if (setting.section == "Service" && setting.key == "ExecStart") return file;
+    }
+  }
+  return {};
+}
+
+tl::expected<Unit, std::string> find_service(const Systemctl &systemd, const std::string &given,
+                                             bool loaded) {
   std::string name = given;
   if (std::filesystem::path(name).extension().empty()) name += ".service";
   if (!name.ends_with(".service")) return Failure(given + " is no service");
@@ -191,7 +197,7 @@ tl::expected<Unit, std::string> find_service(const Systemctl &systemd, const std
     return Failure(fmt::format("{} is a template: name one of its instances", name));
   }
   auto unit = systemd.look_up(name);
-  if (!unit) return Failure(unit.error());
+  if (!unit || !loaded) return unit;
   if (unit->load == "not-found") return Failure(fmt::format("systemd knows no {}", name));
   if (unit->load != "loaded") {
     return Failure(
@@ -247,10 +253,14 @@ tl::expected<ServicePlan, std::string> plan_service(const Systemctl &systemd,
       parse_system_call_groups(output_of({"systemd-analyze", "--no-pager", "syscall-filter"}).out));
   plan.refusals = sandbox.refusals;
   judge_files(needs, plan);
-  judge_order(plan.unit, plan.path, plan);
+  if (const std::string later = later_command(plan.unit, plan.path); !later.empty()) {
+    plan.refusals.push_back(fmt::format("{} comes later and sets ExecStart=: rename it", later));
+  }
 
-  DropIn drop_in{
-      .unit = plan.unit.name, .of_user = request.of_user, .additions = sandbox.additions};
+  DropIn drop_in{.unit = plan.unit.name,
+                 .of_user = request.of_user,
+                 .instead_of = settings->list("Service", "ExecStart"),
+                 .additions = sandbox.additions};
   auto lines = exec_starts(*settings, request, needs.command, plan);
   if (!lines) return Failure(lines.error());
   drop_in.exec_starts = *std::move(lines);
@@ -264,7 +274,7 @@ tl::expected<ServicePlan, std::string> plan_service(const Systemctl &systemd,
       plan.refusals.push_back(fmt::format("{} {}", command.program, command.hindrance));
     }
   }
-  note_other_commands(*settings, plan);
+  note_other_commands(*settings, needs.command, plan);
   return plan;
 }
 

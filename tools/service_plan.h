@@ -40,8 +40,15 @@ struct ServicePlan {
   bool changes() const { return before != after; }
 };
 
-// Only of a unit that systemd knows, and that is a service. The error is one line.
-tl::expected<Unit, std::string> find_service(const Systemctl &systemd, const std::string &given);
+// Only of a service; `loaded`: that systemd knows, and could start. The error is one line.
+tl::expected<Unit, std::string> find_service(const Systemctl &systemd, const std::string &given,
+                                             bool loaded = true);
+
+// What its own file and its drop-ins say, but for the one at `except`.
+tl::expected<UnitSettings, std::string> settings_of(const Unit &unit, const std::string &except);
+
+// The drop-in that comes after the one at `path` and would take its ExecStart= back; "" = none.
+std::string later_command(const Unit &unit, const std::string &path);
 
 // What is at `path`; nullopt when nothing is.
 tl::expected<std::optional<std::string>, std::string> read_drop_in(const std::string &path);

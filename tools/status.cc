@@ -1,10 +1,13 @@
 // inlay status: who this machine and its workloads are, by its agent.
 #include <cstdio>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "identity/agent_address.h"
 #include "identity/agent_client.h"
 #include "tools/commands.h"
+#include "tools/enabled_services.h"
 #include "tools/exit_code.h"
 #include "tools/status_text.h"
 #include "tools/text.h"
@@ -46,12 +49,24 @@ std::vector<std::string> sockets_of(const std::string &agent) {
   return {std::move(*path)};
 }
 
+// A service of this machine's, or of this user's, that is not started as its unit says.
+std::vector<LocalProblem> problems_of_services() {
+  std::vector<LocalProblem> problems;
+  for (const bool of_user : {false, true}) {
+    for (EnabledService &service : enabled_services(of_user)) {
+      if (service.problem.empty()) continue;
+      problems.push_back({service.unit + ": " + service.problem, std::move(service.to_do)});
+    }
+  }
+  return problems;
+}
+
 void show_status(const Options &options) {
   auto client = identity::AgentClient::connect(sockets_of(options.agent));
   if (!client) end_unasked(client.error().message);
   const auto answer = client->ask(identity::AgentFrame::status, "");
   if (!answer) end_unasked(answer.error().message);
-  const auto status = read_status(answer->bytes);
+  const auto status = read_status(answer->bytes, problems_of_services());
   if (!status) end_unasked(status.error());
   const std::string &text = options.json ? status->json : status->text;
   std::fwrite(text.data(), 1, text.size(), stdout);

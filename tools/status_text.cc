@@ -186,12 +186,21 @@ std::string span_text(long long seconds) {
   return {};
 }
 
-tl::expected<Status, std::string> read_status(std::string_view report) {
-  const Json parsed = Json::parse(report, nullptr, false);
+tl::expected<Status, std::string> read_status(std::string_view report,
+                                              const std::vector<LocalProblem> &local) {
+  Json parsed = Json::parse(report, nullptr, false);
   if (!parsed.is_object() || !parsed.contains("ready") || !parsed["ready"].is_boolean()) {
     return tl::unexpected(
         std::string("the agent's answer is no report; is it of another version of inlay?"));
   }
+  Json problems_of_all = list_of(parsed, "problems");
+  for (const LocalProblem &problem : local) {
+    problems_of_all.push_back({{"severity", "warning"},
+                               {"spiffe_id", ""},
+                               {"what", problem.what},
+                               {"do", problem.to_do}});
+  }
+  parsed["problems"] = std::move(problems_of_all);
   return Status{holds(parsed, "ready"),
                 head(parsed) + identities(parsed) + processes(parsed) + authorities(parsed) +
                     problems(parsed),

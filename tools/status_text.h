@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
+#include <vector>
 
 namespace inlay::tools {
 
@@ -13,8 +14,16 @@ struct Status {
   std::string json;    // the report in one line of ASCII
 };
 
-// The error is one line: the report is not what an agent of this version writes.
-tl::expected<Status, std::string> read_status(std::string_view report);
+// What is wrong on this machine that its agent does not know of. Each one line.
+struct LocalProblem {
+  std::string what;
+  std::string to_do;
+};
+
+// The error is one line: the report is not what an agent of this version writes. `local` come last
+// among its problems, as warnings.
+tl::expected<Status, std::string> read_status(std::string_view report,
+                                              const std::vector<LocalProblem> &local = {});
 
 // "in 42 min", "in 6 days", "3 s ago", "now"
 std::string span_text(long long seconds);

@@ -5,94 +5,15 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from live_systemd import Machine, skip_unless_available
-from support import CANARY, CLIENT, GREETING, SERVER, until
+from support import CANARY, GREETING, SERVER, until
+from units_support import HOLDER, Program, SOCKET, policy, users_agent
 
 DOMAIN = "units.test"
-SOCKET = "/run/inlay/agent.sock"
-POLICY = f"""trust_domain = "{DOMAIN}"
-[identity]
-agent = "unix://{SOCKET}"
-[defaults]
-inbound = "deny"
-outbound = "deny"
-handshake_timeout = "60s"
-[[inbound]]
-name = "all"
-port = "*"
-mode = "strict"
-allow = ["spiffe://{DOMAIN}/**"]
-[[outbound]]
-name = "all"
-port = "*"
-mode = "strict"
-expect = ["spiffe://{DOMAIN}/**"]
-"""
-# Holds connections under names that it is told.
-HOLDER = """
-import errno, json, os, socket, sys
-held = {}
-for line in sys.stdin:
-    task = json.loads(line)
-    try:
-        if "open" in task:
-            held[task["open"]] = socket.create_connection(("127.0.0.1", task["port"]))
-            conn = held[task["open"]]
-        else:
-            conn = held[task["use"]]
-        conn.sendall(task["say"].encode())
-        got = b""
-        while len(got) < task["enough"]:
-            data = conn.recv(65536)
-            if not data: raise ConnectionAbortedError(errno.ECONNABORTED, "the end")
-            got += data
-        answer = {"got": got.decode()}
-    except OSError as error:
-        answer = {"error": errno.errorcode[error.errno]}
-    os.write(1, json.dumps(answer).encode() + b"\\n")
-"""
-
-
-class Program:
-    """A Python program under `inlay run`, without any configuration, in a unit of its own."""
-
-    def __init__(self, machine, unit, text, *arguments, inlay=True):
-        self.machine, self.unit = machine, unit
-        run = (machine.installed("bin/inlay"), "run", "--") if inlay else ()
-        self.child = subprocess.Popen(
-            machine.words("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", *run,
-                          "/usr/bin/python3", "-u", "-c", text, *arguments),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def line(self):
-        line = self.child.stdout.readline()
-        assert line, f"{self.unit} ended: {self.machine.journal(self.unit)}"
-        return json.loads(line)
-
-    def tell(self, **what):
-        self.child.stdin.write(json.dumps(what) + "\n")
-        self.child.stdin.flush()
-
-    def ask(self, **what):
-        self.tell(**what)
-        return self.line()
-
-    def open(self, name, port):
-        return self.ask(open=name, port=port, say="hello", enough=len(GREETING) + len("hello"))
-
-    def use(self, name):
-        return self.ask(use=name, say="again", enough=len("again"))
-
-    def stop(self):
-        self.child.stdin.close()
-        self.child.stdout.close()
-        self.child.wait()
-        self.machine.await_forgotten(self.unit)
 
 
 def make_machine(config=""):
@@ -108,9 +29,8 @@ def make_machine(config=""):
             text += (f'[[source.svid]]\nsvid = "{name}/svid.pem"\nkey = "{name}/key.pem"\nbundle = "{name}/bundle.pem"\n'
                      f'[[entry]]\nid = "spiffe://{DOMAIN}/{name}"\nunit = "{name}.service"\npolicy = "{name}.toml"\n')
         machine.write("/etc/inlay/agent.toml", text)
-        machine.write("/etc/inlay/server.toml", POLICY)
-        machine.write("/etc/inlay/client.toml", POLICY)
-        machine.write("/etc/inlay/hasty.toml", POLICY.replace("60s", "1s"))
+        for name, patience in (("server", "60s"), ("client", "60s"), ("hasty", "1s")):
+            machine.write(f"/etc/inlay/{name}.toml", policy(DOMAIN, patience=patience))
     except BaseException:
         machine.close()
         raise
@@ -245,29 +165,13 @@ class UserUnit(unittest.TestCase):
     def setUpClass(cls):
         cls.machine = make_machine()
         cls.addClassCleanup(cls.machine.close)
-        cls.machine.do("useradd", "--create-home", "alice")
-        cls.machine.do("loginctl", "enable-linger", "alice")
-        until(lambda: cls.machine.run("systemctl", "--user", "is-system-running", user="alice").stdout == "running\n",
-              "alice's own systemd")
+        cls.machine.add_lingering_user("alice")
 
     def test_a_plain_users_agent_serves_that_users_programs(self):
-        home = "/home/alice/.config/inlay"
-        self.machine.do("mkdir", "-p", home, user="alice")
-        self.machine.do("inlay", "ca", "init", "--dir", f"{home}/authority", "--trust-domain", DOMAIN, user="alice")
-        runtime = f"/run/user/{self.machine.user('alice').pw_uid}"
-        policy = POLICY.replace(SOCKET, f"{runtime}/inlay/agent.sock")
-        self.machine.write(f"{home}/policy.toml", policy, owner="alice")
-        self.machine.write(f"{home}/agent.toml", f"""trust_domain = "{DOMAIN}"
-[source]
-authority = "authority"
-[[entry]]
-id = "spiffe://{DOMAIN}/alice"
-user = "alice"
-policy = "policy.toml"
-""", owner="alice")
+        socket = users_agent(self.machine, "alice", DOMAIN)
         self.machine.systemctl("enable", "--now", "inlay-agent.service", user="alice")
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState", user="alice"), "active")
-        self.assertIn(f"{runtime}/inlay/agent.sock", self.machine.do("inlay", "status", user="alice"))
+        self.assertIn(socket, self.machine.do("inlay", "status", user="alice"))
         talk = ("import socket, threading\n"
                 "listener = socket.create_server(('127.0.0.1', 0))\n"
                 "client = socket.create_connection(listener.getsockname())\n"

@@ -11,26 +11,10 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from live_systemd import Machine, skip_unless_available
 from support import BUILD, until
+from units_support import policy, users_agent
 
 DOMAIN = "enable.test"
 DROP_IN = "/etc/systemd/system/{}.d/zz-inlay.conf"
-POLICY = f"""trust_domain = "{DOMAIN}"
-[identity]
-agent = "unix:///run/inlay/agent.sock"
-[defaults]
-inbound = "deny"
-outbound = "deny"
-[[inbound]]
-name = "all"
-port = "*"
-mode = "strict"
-allow = ["spiffe://{DOMAIN}/client"]
-[[outbound]]
-name = "all"
-port = "*"
-mode = "strict"
-expect = ["spiffe://{DOMAIN}/**"]
-"""
 ENTRIES = "".join(f"""
 [[entry]]
 id = "spiffe://{DOMAIN}/{name}"
@@ -76,7 +60,7 @@ class Enable(unittest.TestCase):
         cls.machine.make_folder("/var/www/html")
         cls.machine.write("/var/www/html/index.html", "good day\n")
         cls.machine.do("inlay", "ca", "init", "--dir", "/etc/inlay/authority", "--trust-domain", DOMAIN)
-        cls.machine.write("/etc/inlay/policy.toml", POLICY)
+        cls.machine.write("/etc/inlay/policy.toml", policy(DOMAIN, allow="client greeter"))
         cls.machine.write("/etc/inlay/agent.toml",
                           f'trust_domain = "{DOMAIN}"\n[source]\nauthority = "authority"\n{ENTRIES}')
         cls.machine.systemctl("enable", "--now", "inlay-agent.service")
@@ -285,24 +269,9 @@ exec /etc/setuid-sleep infinity
         self.assertIn(later, self.refused("sleeper"))
 
     def test_a_users_own_service(self):
-        self.machine.do("useradd", "--create-home", "alice")
-        self.machine.do("loginctl", "enable-linger", "alice")
-        until(lambda: self.machine.run("systemctl", "--user", "is-system-running", user="alice").stdout == "running\n",
-              "alice's own systemd")
-        socket = f"unix:///run/user/{self.machine.user('alice').pw_uid}/inlay/agent.sock"
-        home = "/home/alice/.config/inlay"
-        self.machine.do("mkdir", "-p", home, "/home/alice/.config/systemd/user", user="alice")
-        self.machine.do("inlay", "ca", "init", "--dir", f"{home}/authority", "--trust-domain", DOMAIN, user="alice")
-        policy = POLICY.replace("unix:///run/inlay/agent.sock", socket).replace(f"{DOMAIN}/client", f"{DOMAIN}/alice")
-        self.machine.write(f"{home}/policy.toml", policy, owner="alice")
-        self.machine.write(f"{home}/agent.toml", f"""trust_domain = "{DOMAIN}"
-[source]
-authority = "authority"
-[[entry]]
-id = "spiffe://{DOMAIN}/alice"
-user = "alice"
-policy = "policy.toml"
-""", owner="alice")
+        self.machine.add_lingering_user("alice")
+        socket = f"unix://{users_agent(self.machine, 'alice', DOMAIN)}"
+        self.machine.do("mkdir", "-p", "/home/alice/.config/systemd/user", user="alice")
         self.machine.write("/etc/greeter.py", GREETER)
         self.machine.write("/home/alice/.config/systemd/user/greeter.service",
                            "[Service]\nExecStart=/usr/bin/python3 /etc/greeter.py 7002\n", owner="alice")
@@ -335,13 +304,54 @@ policy = "policy.toml"
     def test_an_upgrade_that_changes_the_command_is_taken_over_by_enabling_again(self):
         self.service("greeter-4.service", "ExecStart=/usr/bin/sleep 1000\n")
         self.machine.do("inlay", "enable", "--yes", "greeter-4")
+        self.assertEqual(self.machine.do("inlay", "enable", "--list"), "greeter-4.service: under inlay\n")
         self.service("greeter-4.service", "ExecStart=/usr/bin/sleep 2000\n")
+        listed = self.machine.run("inlay", "enable", "--list", "--json")
+        self.assertEqual(listed.returncode, 1)
+        listed = json.loads(listed.stdout)
+        self.assertEqual([one["unit"] for one in listed], ["greeter-4.service"])
+        self.assertIn("another one since inlay enable copied it", listed[0]["problem"])
+        for words in ((), ("--json",)):
+            told = self.machine.run("inlay", "status", *words).stdout
+            self.assertIn(f"greeter-4.service: {listed[0]['problem']}", told)
+            self.assertIn("inlay enable greeter-4.service shows the difference and takes it over", told)
         out = self.machine.do("inlay", "enable", "--yes", "greeter-4")
+        self.assertNotIn("greeter-4.service:", self.machine.run("inlay", "status").stdout)
         self.assertIn(f"- ExecStart={self.started_by} -- /usr/bin/sleep 1000\n",
                       out)
         self.assertIn(f"+ ExecStart={self.started_by} -- /usr/bin/sleep 2000\n",
                       out)
+        later = "/etc/systemd/system/greeter-4.service.d/zzz.conf"
+        self.machine.write(later, "[Service]\nExecStart=\nExecStart=/usr/bin/sleep 3000\n")
+        self.machine.systemctl("daemon-reload")
+        self.assertIn(f"{later} says, which comes later", self.machine.run("inlay", "enable", "--list").stdout)
+        self.machine.path(later).unlink()
+
+        # Its package is removed, and what enable wrote goes with a word.
+        self.machine.path("/etc/systemd/system/greeter-4.service").unlink()
+        self.machine.systemctl("daemon-reload")
+        self.assertIn("no such service any more\n    inlay disable greeter-4.service\n",
+                      self.machine.run("inlay", "enable", "--list").stdout)
         self.machine.do("inlay", "disable", "--yes", "greeter-4")
+        self.assertEqual(self.machine.do("inlay", "enable", "--list", "--json"), "[]\n")
+        self.assertIn("knows no greeter-4.service", self.machine.run("inlay", "disable", "--yes", "greeter-4").stderr)
+
+    def test_another_command_of_the_unit_has_the_services_identity_under_inlay_run(self):
+        """As the manual says of a reload that connects to the service itself."""
+        self.machine.write("/etc/greeter.py", GREETER)
+        self.machine.write("/etc/read.py", READ + "assert got\n")
+        run = f"{self.machine.installed('bin/inlay')} run -- "
+        read = "/usr/bin/python3 /etc/read.py 7008"
+        for prefix, reloads in (("", False), (run, True)):
+            self.service("greeter-8.service", "ExecStart=/usr/bin/python3 /etc/greeter.py 7008\n"
+                         f"ExecReload={prefix}{read}\n")
+            out = self.machine.do("inlay", "enable", "--yes", "greeter-8")
+            self.assertEqual(f"note not under inlay: ExecReload={read}\n" in out, not reloads)
+            self.start("greeter-8.service")
+            until(lambda: self.protected("/usr/bin/python3", "-c", READ, "7008") == "welcome\n", "it greets")
+            self.assertEqual(self.machine.run("systemctl", "reload", "greeter-8.service").returncode == 0, reloads)
+            self.machine.systemctl("stop", "greeter-8.service")
+            self.machine.do("inlay", "disable", "--yes", "greeter-8")
 
     def test_what_others_may_change_starts_no_service(self):
         self.service("greeter-5.service", "ExecStart=/usr/bin/sleep infinity\n")

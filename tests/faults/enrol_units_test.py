@@ -6,13 +6,12 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_units_test import HOLDER, POLICY, Program
 from live_systemd import Machine, skip_unless_available
-from support import BUILD, GREETING, SERVER, until
+from support import GREETING, SERVER, until
+from units_support import HOLDER, Program, policy
 
 DOMAIN = "units.test"
 URL = "https://127.0.0.1:8443"
@@ -24,13 +23,12 @@ class Enrolment(unittest.TestCase):
         cls.machine = Machine()
         cls.addClassCleanup(cls.machine.close)
         cls.machine.write("/etc/inlay/ca.toml", f'trust_domain = "{DOMAIN}"\nlisten = "127.0.0.1:8443"\n')
-        cls.machine.write("/etc/inlay/policy.toml", POLICY)
+        cls.machine.write("/etc/inlay/policy.toml", policy(DOMAIN))
         cls.machine.systemctl("enable", "--now", "inlay-ca.service")
         for name in ("server", "client"):
             cls.machine.do("inlay", "ca", "entry", "add", "--id", f"spiffe://{DOMAIN}/{name}", "--node", "*",
                            "--selector", f"unit={name}.service", "--policy", "/etc/inlay/policy.toml")
-        cls.machine.do("useradd", "--create-home", "alice")
-        cls.machine.do("loginctl", "enable-linger", "alice")
+        cls.machine.add_lingering_user("alice")
 
     def token(self, node):
         return self.machine.do("inlay", "ca", "token", "--node", node)
@@ -114,8 +112,7 @@ class Enrolment(unittest.TestCase):
         self.assertEqual(self.machine.run("ls", "/run/inlay/agent.sock").returncode, 2)
 
     def test_a_plain_user_joins_with_a_unit_of_its_own(self):
-        until(lambda: self.machine.run("systemctl", "--user", "is-system-running", user="alice").stdout == "running\n",
-              "alice's own systemd")
+        self.machine.await_systemd_of("alice")  # after a reboot of another test's
         before = self.files()
         out = self.machine.do("inlay", "enroll", URL, input=self.token("alice"), user="alice")
         self.assertIn("the agent runs, and starts with the machine\n", out)

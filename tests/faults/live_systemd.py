@@ -193,6 +193,16 @@ class Machine:
                 return pwd.struct_passwd((*words[:2], int(words[2]), int(words[3]), *words[4:]))
         raise KeyError(name)
 
+    def add_lingering_user(self, name):
+        """One whose own systemd runs, and starts with the machine."""
+        self.do("useradd", "--create-home", name)
+        self.do("loginctl", "enable-linger", name)
+        self.await_systemd_of(name)
+
+    def await_systemd_of(self, name):
+        until(lambda: self.run("systemctl", "--user", "is-system-running", user=name).stdout == "running\n",
+              f"{name}'s own systemd")
+
     def path(self, inside):
         """Where a file of /etc, /var, /home or /installed of that machine is, seen from here."""
         return self.folder / str(inside).lstrip("/")

@@ -8,13 +8,17 @@ TEST_CASE("a drop-in replaces ExecStart=, and says who made it") {
   const std::string text = drop_in_text(
       {.unit = "redis.service",
        .after = "inlay-agent.service",
+       .instead_of = {"/bin/a", "-/bin/b"},
        .exec_starts = {"/usr/bin/inlay run -- /bin/a", "-/usr/bin/inlay run -- /bin/b"},
        .additions = {"ExecPaths=/usr/bin/inlay"}});
   CHECK(text.find("inlay disable redis.service") != text.npos);
   CHECK(text.ends_with(
-      "[Unit]\nWants=inlay-agent.service\nAfter=inlay-agent.service\n\n[Service]\nExecStart=\n"
+      "[Unit]\nWants=inlay-agent.service\nAfter=inlay-agent.service\n\n[Service]\n"
+      "# Instead of: /bin/a\n# Instead of: -/bin/b\nExecStart=\n"
       "ExecStart=/usr/bin/inlay run -- /bin/a\nExecStart=-/usr/bin/inlay run -- /bin/b\n"
       "ExecPaths=/usr/bin/inlay\n"));
+  CHECK(commands_replaced(text) == std::vector<std::string>{"/bin/a", "-/bin/b"});
+  CHECK(commands_replaced("ExecStart=/bin/a\n").empty());
   CHECK(
       drop_in_text({.unit = "a.service", .of_user = true}).find("inlay disable --user a.service") !=
       text.npos);
