@@ -63,23 +63,23 @@ tl::expected<rpc::StreamCount, std::string_view> ApiConnections::add(
 }
 
 // Users are cheap where one may have thousands (subuid(5)): what all together may have cannot be
-// first come, first served. Cookies grow with time. False: nobody has more than the newcomer.
+// first come, first served. Cookies grow with time. False: it would change only who has the most.
 bool ApiConnections::make_room(std::size_t of_newcomer) {
   struct Share {
     std::size_t count = 0;
-    int oldest = -1;
+    int newest = -1;
   };
   std::map<uid_t, Share> shares;
   for (const auto &[fd, connection] : by_fd_) {
     Share &share = shares[connection->caller.uid];
-    if (share.count++ == 0 || connection->cookie < by_fd_.at(share.oldest)->cookie) {
-      share.oldest = fd;
+    if (share.count++ == 0 || connection->cookie > by_fd_.at(share.newest)->cookie) {
+      share.newest = fd;
     }
   }
   const auto most =
       std::ranges::max_element(shares, {}, [](const auto &share) { return share.second.count; });
-  if (most == shares.end() || most->second.count <= of_newcomer) return false;
-  const auto loser = by_fd_.find(most->second.oldest);
+  if (most == shares.end() || most->second.count <= of_newcomer + 1) return false;
+  const auto loser = by_fd_.find(most->second.newest);
   // The relay sees its end, and closes both of its ends.
   if (const auto client = loser->second->client.lock()) ::shutdown(client->get(), SHUT_RDWR);
   cut_off_(loser->second->caller, "its user has the most connections to the Workload API");

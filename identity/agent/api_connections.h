@@ -37,8 +37,9 @@ class ApiConnections {
       : limit_(limit), limit_of_a_user_(limit_of_a_user), cut_off_(std::move(cut_off)) {}
 
   // Why not, over the user's limit or when the caller is no more. Over the limit of all, whoever
-  // has the most loses his oldest one. `client` is the caller's connection, `fd` the one that gRPC
-  // will name. What is returned counts the user's streams.
+  // has the most loses his newest one: what was there before a flood stays. `client` is the
+  // caller's connection, `fd` the one that gRPC will name. What is returned counts the user's
+  // streams.
   tl::expected<rpc::StreamCount, std::string_view> add(
       int fd, const std::shared_ptr<const policy::UniqueFd> &client, const Caller &caller);
   // Null when there is none such.

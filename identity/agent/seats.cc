@@ -25,17 +25,27 @@ std::optional<Seats::Id> Seats::come(Id id, uid_t user) {
   return std::nullopt;
 }
 
-bool Seats::attach(Id id) {
+Seats::Attached Seats::attach(Id id) {
   auto found = seats_.find(id);
-  if (found == seats_.end()) return false;
-  if (found->second.attached) return true;
+  if (found == seats_.end()) return {};
+  if (found->second.attached) return {.taken = true, .surplus = {}};
   User &user = users_[found->second.user];
-  if (attached_ >= limits_.attached || user.attached >= limits_.attached_of_a_user) return false;
+  if (user.attached.size() >= limits_.attached_of_a_user) return {};
+  std::optional<Id> surplus;
+  if (attached_ >= limits_.attached) {
+    const auto &most = std::ranges::max_element(users_, {}, [](const auto &each) {
+                         return each.second.attached.size();
+                       })->second;
+    // What only changes who has the most is no gain.
+    if (most.attached.size() <= user.attached.size() + 1) return {};
+    surplus = *most.attached.rbegin();
+  }
+  user.attached.insert(id);
   user.waiting.erase(id);
   waiting_.erase(id);
-  ++user.attached;
   ++attached_;
-  return found->second.attached = true;
+  found->second.attached = true;
+  return {.taken = true, .surplus = surplus};
 }
 
 void Seats::leave(Id id) {
@@ -43,13 +53,13 @@ void Seats::leave(Id id) {
   if (found == seats_.end()) return;
   auto user = users_.find(found->second.user);
   if (found->second.attached) {
-    --user->second.attached;
+    user->second.attached.erase(id);
     --attached_;
   } else {
     user->second.waiting.erase(id);
     waiting_.erase(id);
   }
-  if (user->second.waiting.empty() && user->second.attached == 0) users_.erase(user);
+  if (user->second.waiting.empty() && user->second.attached.empty()) users_.erase(user);
   seats_.erase(found);
 }
 

@@ -1,6 +1,7 @@
 // How many connections there may be, in all and of one user. Those that have not been attested (no
 // process with an entry behind them) are few, and the oldest gives way to the newest: whoever opens
-// thousands keeps nobody else out.
+// thousands keeps nobody else out. Of the attached, whose user has the most gives way, the newest
+// first: what was there before a flood stays.
 #pragma once
 
 #include <sys/types.h>
@@ -30,8 +31,11 @@ class Seats {
 
   // A new connection waits. What is returned has to go for it, by leave().
   std::optional<Id> come(Id id, uid_t user);
-  // It waits no more; false: there are too many, it still waits.
-  bool attach(Id id);
+  struct Attached {
+    bool taken = false;         // it waits no more; else there are too many, and it still waits
+    std::optional<Id> surplus;  // has to go for it, by leave()
+  };
+  Attached attach(Id id);
   void leave(Id id);
   // The one that has waited longest; empty when none does.
   std::optional<Id> oldest_waiting() const;
@@ -40,7 +44,7 @@ class Seats {
  private:
   struct User {
     std::set<Id> waiting;
-    std::size_t attached = 0;
+    std::set<Id> attached;
   };
   struct Seat {
     uid_t user = 0;

@@ -314,8 +314,13 @@ void Server::take(Connection &connection, Done what) {
     close(connection.id);
   } else if (what.reply) {
     if (what.reply->attached && !connection.attached) {
-      connection.attached = seats_.attach(connection.id);
-      if (!connection.attached) *what.reply = service_.not_attached(connection.id);
+      const Seats::Attached seat = seats_.attach(connection.id);
+      connection.attached = seat.taken;
+      if (!seat.taken) *what.reply = service_.not_attached(connection.id);
+      if (seat.surplus) {
+        cut(*connections_.at(*seat.surplus), AgentRefusal::rate_limited,
+            "its user has the most processes attached");
+      }
       // What changed while it was attached was not told to it yet.
       connection.news_due = connection.attached;
     }

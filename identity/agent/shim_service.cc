@@ -295,8 +295,7 @@ Reply ShimService::not_attached(std::uint64_t connection) {
     if (found != attached_.end()) caller = found->second->caller;
   }
   ended(connection);
-  return refuse({}, caller, "attach",
-                refused(AgentRefusal::rate_limited, "too many of this user are attached"));
+  return refuse({}, caller, "attach", refused(AgentRefusal::rate_limited, "too many are attached"));
 }
 
 void ShimService::ended(std::uint64_t connection) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The agent as a service: its socket's folder, reloading, systemd, its commands."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -143,6 +144,51 @@ class Changes(unittest.TestCase):
         self.assertEqual(as_user(BOB, work), [None, "no-entry"])
         os.waitpid(pid, 0)
         self.agent.audited(event="refused", request="news", reason="no-entry", uid=BOB)
+
+
+    def test_what_is_taken_at_the_start_alone_is_not_half_taken(self):
+        self.agent.write_config(top="[svid]\nttl = '2h'", entries=ENTRIES.replace(str(BOB), str(NOBODY)))
+        told = self.reload()
+        self.assertEqual(told["level"], "error")
+        self.assertIn("restart the agent", told["message"])
+        self.assertIsNone(as_user(BOB, lambda: attached(self.agent) and None))
+        self.assertEqual(as_user(NOBODY, lambda: Client(self.agent).refusal(ATTACH, attach_request())), "no-entry")
+
+
+class OfAUser(unittest.TestCase):
+    def test_the_agent_of_a_plain_user_is_his_alone_and_its_memory_not_even_his(self):
+        agent = Agent(entries=f'[[entry]]\nid = "spiffe://{TRUST_DOMAIN}/alice"\nuid = {ALICE}\n', start=False,
+                      prefix=("setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups"))
+        self.addCleanup(agent.close)
+        for path in (agent.folder, *agent.folder.rglob("*")):
+            os.chown(path, ALICE, ALICE)
+        agent.start()
+        pid = agent.child.pid
+        limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+        self.assertRegex(limits, r"Max core file size +0 +0 ")
+
+        def look(other):
+            """Whether the other's memory can be read, and its debugger be become."""
+            try:
+                with open(f"/proc/{other}/mem", "rb"):
+                    memory = True
+            except PermissionError:
+                memory = False
+            return [memory, ctypes.CDLL(None).ptrace(0x4206, other, None, None) == 0]  # PTRACE_SEIZE
+        self.assertEqual(as_user(ALICE, look, pid), [False, False])
+        sleeper = subprocess.Popen(["sleep", "1000"], user=ALICE, group=ALICE, extra_groups=[])
+        self.addCleanup(sleeper.wait)
+        self.addCleanup(sleeper.kill)
+        self.assertEqual(as_user(ALICE, look, sleeper.pid), [True, True], "the control: another process of hers")
+
+        def reaches():
+            try:
+                return bool(Client(agent))
+            except PermissionError:
+                return False
+        self.assertTrue(as_user(ALICE, lambda: bool(attached(agent))))
+        self.assertFalse(as_user(BOB, reaches))
+        self.assertEqual(agent.socket.stat().st_mode & 0o777, 0o600)
 
 
 class Systemd(unittest.TestCase):

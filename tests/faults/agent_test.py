@@ -3,11 +3,9 @@
 
 import ctypes
 import fcntl
-import json
 import mmap
 import os
 import pathlib
-import re
 import resource
 import shutil
 import signal
@@ -16,13 +14,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import (ALICE, ATTACH, BOB, FLOODER, NOBODY, PROBE, REFUSED, SIGN, SIGNATURE, SNAPSHOT, STATUS, TEST,
-                           TRACED, TRUST_DOMAIN, Agent, Client, WithAgent, as_user, attach_request, attached,
-                           header, sign_request, verify_input)
+from agent_support import (ALICE, ATTACH, BOB, FLOODER, NOBODY, PROBE, REFUSED, SIGN, SIGNATURE, SNAPSHOT,
+                           STATUS, TEST, TRACED, TRUST_DOMAIN, Client, WithAgent, as_user, attach_request,
+                           attached, header, sign_request, verify_input)
 from support import until
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -382,97 +379,6 @@ class Floods(Hostile):
         self.agent.audited(event="cut-off", reason="rate-limited", uid=FLOODER)
         ours.close()
         os.waitpid(pid, 0)
-
-
-class Bounds(unittest.TestCase):
-    def test_T62_signatures_have_a_cap_for_each_process(self):
-        agent = Agent(top="[limits]\nsignatures_per_second = 1")
-        self.addCleanup(agent.close)
-
-        def work():
-            client, snapshot = attached(agent)
-            return [client.sign(snapshot.key) for _ in range(200)]
-        results = as_user(ALICE, work)
-        self.assertEqual(results[0], f"frame {SIGNATURE}")
-        self.assertIn("rate-limited", results)
-        agent.audited(event="refused", reason="rate-limited", uid=ALICE)
-
-        def other():
-            client, snapshot = attached(agent)
-            return client.sign(snapshot.key)
-        self.assertEqual(as_user(BOB, other), f"frame {SIGNATURE}")
-
-    def test_T66_few_descriptors_are_enough_for_who_is_attached(self):
-        agent = Agent(prefix=("prlimit", "--nofile=96"))
-        self.addCleanup(agent.close)
-
-        def work():
-            client, snapshot = attached(agent)
-            pid = os.fork()
-            if pid == 0:
-                kept = [Client(agent) for _ in range(300)]
-                os._exit(0 if kept else 1)
-            os.waitpid(pid, 0)
-            return client.sign(snapshot.key)
-        self.assertEqual(as_user(ALICE, work), f"frame {SIGNATURE}")
-        self.assertIsNone(agent.child.poll())
-
-    def test_T66_a_full_disk_loses_lines_and_no_signatures(self):
-        agent = Agent(start=False)
-        self.addCleanup(agent.close)
-        full = agent.folder / "full"
-        full.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=755", "tmpfs", full], check=True)
-        self.addCleanup(subprocess.run, ["umount", "-l", full], check=True)
-        agent.log = full / "audit.jsonl"
-        agent.write_config()
-        agent.start()
-
-        def work():
-            client, snapshot = attached(agent)
-            return [client.sign(snapshot.key) for _ in range(50)]
-        self.assertEqual(set(as_user(ALICE, work)), {f"frame {SIGNATURE}"})
-        report = json.loads(Client(agent).ask(STATUS)[1])
-        self.assertIn("log", json.dumps(report))
-
-    def test_T66_without_memory_a_request_fails_and_the_agent_lives(self):
-        agent = Agent()
-        self.addCleanup(agent.close)
-
-        def work(ours):
-            client, snapshot = attached(agent)
-            ours.sendall(b"1")
-            ours.recv(1)  # there is no more memory from here on
-            kept, answers = [client], []
-            for _ in range(400):
-                try:
-                    kept.append(Client(agent))
-                    answer = kept[-1].ask(ATTACH, attach_request())
-                    answers.append(answer and answer[0])
-                except OSError:
-                    answers.append(None)
-            ours.sendall(b"2")
-            ours.recv(1)
-            # Its own connection may be one of those that found no memory.
-            return [answers.count(SNAPSHOT), len(answers), Client(agent).sign(snapshot.key)]
-        here, there = socket.socketpair()
-        pid = agent.child.pid
-
-        def limits():
-            here.recv(1)
-            size = int(re.search(r"VmSize:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
-            before = resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
-            here.sendall(b"1")
-            here.recv(1)
-            resource.prlimit(pid, resource.RLIMIT_AS, before)
-            here.sendall(b"2")
-        governor = threading.Thread(target=limits)
-        governor.start()
-        given, asked, signed = as_user(ALICE, work, there)
-        governor.join()
-        self.assertIsNone(agent.child.poll())
-        self.assertLess(given, asked, "there was memory enough")
-        self.assertEqual(signed, f"frame {SIGNATURE}")
 
 
 if __name__ == "__main__":

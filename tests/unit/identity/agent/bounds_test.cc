@@ -40,20 +40,39 @@ TEST_CASE("where all wait, the oldest of all gives way") {
 TEST_CASE("the attached are bounded, for a user and in all, and wait no more") {
   Seats seats({.waiting = 10, .waiting_of_a_user = 10, .attached = 3, .attached_of_a_user = 2});
   for (Seats::Id id = 1; id <= 3; ++id) seats.come(id, 1000);
-  CHECK(seats.attach(1));
-  CHECK(seats.attach(1));
-  CHECK(seats.attach(2));
-  CHECK_FALSE(seats.attach(3));
+  CHECK(seats.attach(1).taken);
+  CHECK(seats.attach(1).taken);
+  CHECK(seats.attach(2).taken);
+  CHECK_FALSE(seats.attach(3).taken);
   CHECK(seats.oldest_waiting() == 3);
   seats.come(4, 2000);
-  seats.come(5, 3000);
-  CHECK(seats.attach(4));
-  CHECK_FALSE(seats.attach(5));
+  CHECK_FALSE(seats.attach(4).surplus.has_value());
+  CHECK(seats.attached() == 3);
   seats.leave(1);
   CHECK(seats.attached() == 2);
-  CHECK(seats.attach(5));
-  CHECK_FALSE(seats.attach(99));
+  CHECK(seats.attach(3).taken);
+  CHECK_FALSE(seats.attach(99).taken);
   seats.leave(99);
+}
+
+TEST_CASE("where all that may be are attached, the user with the most loses his newest one") {
+  Seats seats({.waiting = 10, .waiting_of_a_user = 10, .attached = 4, .attached_of_a_user = 3});
+  for (Seats::Id id = 1; id <= 3; ++id) {
+    seats.come(id, 1000);
+    CHECK(seats.attach(id).taken);
+  }
+  for (Seats::Id id = 4; id <= 6; ++id) seats.come(id, static_cast<uid_t>(id));
+  CHECK(seats.attach(4).taken);
+  CHECK(seats.attach(5).surplus == 3);
+  seats.leave(3);
+  CHECK(seats.attached() == 4);
+  CHECK(seats.attach(6).surplus == 2);
+  seats.leave(2);
+  // Nobody loses his only one, nor for somebody with as many.
+  seats.come(7, 7);
+  CHECK_FALSE(seats.attach(7).taken);
+  seats.come(8, 4);
+  CHECK_FALSE(seats.attach(8).taken);
 }
 
 TEST_CASE("few descriptors make few seats, and fit") {

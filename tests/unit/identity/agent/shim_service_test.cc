@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <linux/sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "child.h"
 #include "identities_setup.h"
 #include "identity/agent/config.h"
+#include "identity/agent_snapshot.h"
 
 using namespace inlay;
 using namespace inlay::identity;
@@ -174,4 +176,37 @@ TEST_CASE("T62 signatures have a cap for each user, however many processes it ha
   std::string last = "signed";
   for (int more = 0; more < 1000 && last == "signed"; ++more) last = sign(two);
   CHECK(last == "rate-limited");
+}
+
+TEST_CASE("T62 requests of a user have a rate, whatever is asked") {
+  Agent agent;
+  const Child child;
+  std::string last = "malformed";
+  for (int more = 0; more < 1'000'000 && last == "malformed"; ++more) {
+    last = Agent::refusal_of(agent.ask(AgentFrame::refused, "", child.caller()));
+  }
+  CHECK(last == "rate-limited");
+  Caller other = child.caller();
+  other.uid = 4242;
+  CHECK(Agent::refusal_of(agent.ask(AgentFrame::refused, "", other)) == "malformed");
+}
+
+TEST_CASE("a process is given the bundles of all trust domains, and the CRLs") {
+  Agent agent;
+  View view = *agent.view;
+  view.trust.bundles["partner.example"] = view.trust.bundles.at("example.org");
+  view.trust.crls = {"a CRL"};
+  agent.view = std::make_shared<const View>(std::move(view));
+  const Child child;
+  const Reply reply = agent.ask(AgentFrame::attach, attach_body(), child.caller());
+  REQUIRE(reply.frame == AgentFrame::snapshot);
+  struct stat status {};
+  REQUIRE(fstat(reply.fd.get(), &status) == 0);
+  std::string block(static_cast<std::size_t>(status.st_size), '\0');
+  REQUIRE(pread(reply.fd.get(), block.data(), block.size(), 0) == status.st_size);
+  const auto snapshot = parse_agent_snapshot(block);
+  REQUIRE(snapshot);
+  CHECK(snapshot->bundles.size() == 2);
+  CHECK(snapshot->bundles.contains("partner.example"));
+  CHECK(snapshot->crls == std::vector<std::string>{"a CRL"});
 }

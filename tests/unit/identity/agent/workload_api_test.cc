@@ -333,16 +333,17 @@ TEST_CASE("calls and connections of a user are bounded") {
   close(fourth);
 }
 
-TEST_CASE("where all connections are taken, the user with the most loses his oldest one") {
+TEST_CASE("where all connections are taken, the user with the most loses his newest one") {
   ApiServer server({.connections = 4, .connections_of_a_user = 3});
-  const int oldest = server.connect(2001);
   std::vector<int> open;
-  for (const uid_t user : {2001u, 2001u, 2002u, 2003u}) open.push_back(server.connect(user));
+  for (const uid_t user : {2001u, 2001u, 2002u}) open.push_back(server.connect(user));
+  const int newest = server.connect(2001);
+  open.push_back(server.connect(2003));
   CHECK(std::ranges::find(open, -1) == open.end());
   char byte = 0;
-  pollfd ended{oldest, POLLIN, 0};
+  pollfd ended{newest, POLLIN, 0};
   CHECK(poll(&ended, 1, -1) == 1);
-  CHECK(recv(oldest, &byte, 1, 0) == 0);
+  CHECK(recv(newest, &byte, 1, 0) == 0);
   CHECK(server.events() ==
         std::vector<std::string>{
             "2001 cut off: its user has the most connections to the Workload API"});
@@ -351,7 +352,7 @@ TEST_CASE("where all connections are taken, the user with the most loses his old
     CHECK(recv(fd, &byte, 1, MSG_DONTWAIT) == -1);
     close(fd);
   }
-  close(oldest);
+  close(newest);
 }
 
 TEST_CASE("few descriptors make few connections, and fit beside the seats") {
