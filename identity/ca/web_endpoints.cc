@@ -4,46 +4,21 @@
 
 #include <utility>
 
+#include "identity/ca/credential_files.h"
 #include "identity/ca/est_server.h"
-#include "identity/certificate.h"
 #include "identity/private_key.h"
-#include "policy/trusted_file.h"
 
 namespace inlay::identity::ca {
 namespace {
 
-constexpr std::size_t kMaxFileBytes = std::size_t{1} << 20;
-
-struct WebCertificate {
-  std::vector<X509Ptr> chain;
-  PkeyPtr key;
-};
-
-tl::expected<FileContent, std::string> read(const std::string &file) {
-  const auto opened = policy::open_trusted(file, {});
-  if (!opened) return tl::unexpected(fmt::format("cannot use {}: {}", file, opened.error()));
-  auto content = read_file(opened->fd.get(), kMaxFileBytes);
-  if (!content) return tl::unexpected(fmt::format("cannot read {}: {}", file, content.error()));
-  return content;
-}
-
-tl::expected<WebCertificate, std::string> load(const WebSettings &files) {
-  const auto certificate = read(files.certificate);
-  if (!certificate) return tl::unexpected(certificate.error());
-  const auto key_text = read(files.key);
-  if (!key_text) return tl::unexpected(key_text.error());
-  if (const auto complaint = key_permission_complaint(key_text->status); !complaint.empty()) {
-    return tl::unexpected(fmt::format("the key {} {}", files.key, complaint));
-  }
-  auto chain = certificates_from_pem(certificate->bytes);
-  if (!chain) return tl::unexpected(fmt::format("{}: {}", files.certificate, chain.error()));
-  if (chain->empty()) return tl::unexpected(files.certificate + " holds no certificate in PEM");
-  auto key = private_key_from_pem(key_text->bytes);
-  if (!key) return tl::unexpected(fmt::format("{}: {}", files.key, key.error()));
-  if (X509_check_private_key(chain->front().get(), key->get()) != 1 || !halves_match(key->get())) {
+tl::expected<CredentialFiles, std::string> load(const WebSettings &files) {
+  auto read = read_credentials(files.certificate, files.key, "the key");
+  if (!read) return read;
+  if (X509_check_private_key(read->chain.front().get(), read->key.get()) != 1 ||
+      !halves_match(read->key.get())) {
     return tl::unexpected(fmt::format("{} is not the key of {}", files.key, files.certificate));
   }
-  return WebCertificate{std::move(*chain), std::move(*key)};
+  return read;
 }
 
 }  // namespace
@@ -71,7 +46,7 @@ tl::expected<void, std::string> WebEndpoints::add(
                 .key = FileStamp::of(settings.key),
                 .problem = "",
                 .server = nullptr};
-  tl::expected<WebCertificate, std::string> files;
+  tl::expected<CredentialFiles, std::string> files;
   if (!settings.certificate.empty() && !(files = load(settings))) {
     return tl::unexpected(fmt::format("[{}]: {}", made.name, files.error()));
   }
