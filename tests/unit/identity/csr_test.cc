@@ -35,7 +35,7 @@ TEST_CASE("a CSR with a weak key is refused") {
   }
 }
 
-TEST_CASE("a CSR that is not signed with its key proves nothing") {
+TEST_CASE("T71: a signature of another key, or over another request of the same, proves nothing") {
   const PkeyPtr mine = make_key(KeyKind::p256), another = make_key(KeyKind::p256);
   X509_REQ *const request = X509_REQ_new();
   X509_REQ_set_pubkey(request, another.get());
@@ -46,6 +46,24 @@ TEST_CASE("a CSR that is not signed with its key proves nothing") {
         "the CSR is not signed with its key");
   OPENSSL_free(der);
   X509_REQ_free(request);
+
+  using RequestPtr = std::unique_ptr<X509_REQ, OpensslDelete<X509_REQ_free>>;
+  const auto parsed = [&](const char *uri) {
+    const std::string bytes = make_csr(mine.get(), uri);
+    const auto *position = reinterpret_cast<const unsigned char *>(bytes.data());
+    return RequestPtr(d2i_X509_REQ(nullptr, &position, static_cast<long>(bytes.size())));
+  };
+  const RequestPtr asked = parsed("spiffe://example.org/a"),
+                   signed_for = parsed("spiffe://example.org/b");
+  const ASN1_BIT_STRING *signature = nullptr;
+  X509_REQ_get0_signature(signed_for.get(), &signature, nullptr);
+  X509_REQ_set0_signature(asked.get(), ASN1_STRING_dup(signature));
+  unsigned char *moved = nullptr;
+  const int size = i2d_X509_REQ(asked.get(), &moved);
+  REQUIRE(size > 0);
+  CHECK(refusal({reinterpret_cast<char *>(moved), static_cast<std::size_t>(size)}) ==
+        "the CSR is not signed with its key");
+  OPENSSL_free(moved);
 }
 
 TEST_CASE("what is no CSR is refused: cut short, longer, damaged, none at all") {
