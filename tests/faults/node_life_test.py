@@ -2,17 +2,20 @@
 """The life of an enrolled machine beyond good days: an answer that is lost, restarts, an outage longer than its own
 SVID lives. Root alone can make the machines."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import hosts_test
-from hosts_test import CLIENT
+from hosts_test import CLIENT, DOMAIN, REDIS
 from support import BUILD, INLAY, PATIENCE, until
 
 RESTARTS = 100 if os.environ.get("INLAY_FULL") else 12
@@ -99,6 +102,33 @@ class NodeLife(hosts_test.Machines):
         done = host.run(INLAY, "enroll", f"https://{self.authority.address}:8443", "--config",
                         "/var/lib/astray.toml", "--state", "/var/lib/astray", "--no-start", input=token)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_authority_comes_back_from_a_backup(self):
+        """As the guide for operating one says: the database, copied while it serves, and the seal."""
+        host = self.joined()
+        state, backup = self.folder / "state", self.folder / "backup"
+        backup.mkdir()
+        with contextlib.closing(sqlite3.connect(state / "ca.db")) as live, \
+                contextlib.closing(sqlite3.connect(backup / "ca.db")) as kept:
+            live.backup(kept)
+        shutil.copy(state / "seal.key", backup)
+        forgotten = json.loads(self.ca("token", "--node", "later", "--json"))["token"]
+        self.authority.stop()
+        shutil.rmtree(state)
+        state.mkdir(0o700)
+        for name in ("ca.db", "seal.key"):
+            shutil.copy(backup / name, state)
+            (state / name).chmod(0o600)
+        self.serve()
+        self.entry("more", host.name, REDIS, "")
+        self.addCleanup(lambda: self.ca("entry", "remove", json.loads(self.ca("entry", "list", "--json"))[-1]["id"]))
+        until(lambda: {one["spiffe_id"] for one in host.status()["identities"] if one["ready"]} ==
+              {f"spiffe://{DOMAIN}/client", f"spiffe://{DOMAIN}/more"}, "the machine goes on")
+        # What came after the backup has not been.
+        late = self.machines[1].run(INLAY, "enroll", f"https://{self.authority.address}:8443", "--no-start", "--config",
+                                    "/var/lib/later.toml", "--state", "/var/lib/later", input=forgotten)
+        self.assertEqual(late.returncode, 1)
+        self.assertTrue(self.events(event="refused", detail="token unknown"))
 
     def test_many_restarts_and_a_new_boot(self):
         host = self.joined()
