@@ -31,6 +31,7 @@ using Clock = std::chrono::steady_clock;
 // A scraper needs one connection; a few, for whoever looks by hand.
 constexpr std::size_t kMostConnections = 16;
 constexpr std::size_t kMostRequestBytes = 4096;
+constexpr int kAcceptPause = 50;                      // milliseconds
 constexpr auto kPatience = std::chrono::seconds(10);  // for all of a request and its answer
 constexpr std::string_view kUnix = "unix://";
 
@@ -189,13 +190,14 @@ struct MetricsServer::State {
   std::thread thread;
 
   void run();
-  void accept_all(std::list<Connection> &connections) const;
+  bool accept_all(std::list<Connection> &connections) const;
 };
 
-void MetricsServer::State::accept_all(std::list<Connection> &connections) const {
+// False when the kernel has no descriptor or memory for those who wait.
+bool MetricsServer::State::accept_all(std::list<Connection> &connections) const {
   for (;;) {
     UniqueFd fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd) return;
+    if (!fd) return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
     // Who holds connections open without asking makes room for those who come.
     if (connections.size() >= kMostConnections) connections.pop_front();
     connections.push_back({std::move(fd), Clock::now() + kPatience, {}, {}});
@@ -205,20 +207,23 @@ void MetricsServer::State::accept_all(std::list<Connection> &connections) const 
 void MetricsServer::State::run() {
   std::list<Connection> connections;
   std::vector<pollfd> waited;
+  bool accepting = true;
   while (!ending) {
-    waited.assign({{listener.get(), POLLIN, 0}, {woken.get(), POLLIN, 0}});
+    const short listening = accepting ? POLLIN : 0;
+    waited.assign({{listener.get(), listening, 0}, {woken.get(), POLLIN, 0}});
     for (const Connection &one : connections) {
       const short events = one.answer.empty() ? POLLIN : POLLOUT;
       waited.push_back({one.fd.get(), events, 0});
     }
-    poll(waited.data(), waited.size(), connections.empty() ? -1 : 1000);
+    const int wait = !accepting ? kAcceptPause : connections.empty() ? -1 : 1000;
+    poll(waited.data(), waited.size(), wait);
     std::size_t at = 2;
     for (auto one = connections.begin(); one != connections.end(); ++at) {
       const bool ready = waited[at].revents != 0;
       const bool keep = (!ready || serve(*one, text)) && Clock::now() < one->deadline;
       one = keep ? std::next(one) : connections.erase(one);
     }
-    if (waited[0].revents != 0) accept_all(connections);
+    accepting = waited[0].revents == 0 || accept_all(connections);
   }
 }
 

@@ -131,11 +131,8 @@ void Server::accept_some() {
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if (errno == EAGAIN) return;
-    if (errno == EMFILE) {
-      accept_without_descriptors();
-      continue;
-    }
-    // ENFILE, ENOBUFS, ENOMEM: others' doing, and to be waited out.
+    if (errno == EMFILE && accept_without_descriptors()) continue;
+    // EMFILE without a spare one, ENFILE, ENOBUFS, ENOMEM: to be waited out.
     accept_again_ns_ = now() + kAcceptPause;
     arm(epoll_.get(), EPOLL_CTL_MOD, listener_.fd(), 0, kListenerTag);
     return;
@@ -143,20 +140,24 @@ void Server::accept_some() {
 }
 
 // Who has waited longest makes room; where nobody waits, the newcomer is sent away by the
-// descriptor kept for that, so that the backlog does not fill with the hopeless.
-void Server::accept_without_descriptors() {
+// descriptor kept for that, so that the backlog does not fill with the hopeless. False: another
+// thread took that one.
+bool Server::accept_without_descriptors() {
   if (auto oldest = seats_.oldest_waiting()) {
     auto found = connections_.find(*oldest);
     service_.cut_off(found->second->peer, AgentRefusal::rate_limited, "no descriptor is left");
-    return close(*oldest);
+    close(*oldest);
+    return true;
   }
   spare_ = UniqueFd();
   UniqueFd fd(accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (auto peer = fd ? peer_of(fd.get()) : std::nullopt) {
     service_.cut_off(peer->caller, AgentRefusal::rate_limited, "no descriptor is left");
   }
+  const bool accepted = static_cast<bool>(fd);
   fd = UniqueFd();
   spare_ = spare_descriptor();
+  return accepted;
 }
 
 void Server::adopt(UniqueFd fd) {

@@ -107,7 +107,7 @@ class Server {
   };
 
   void accept_some();
-  void accept_without_descriptors();
+  bool accept_without_descriptors();
   void adopt(policy::UniqueFd fd);
   void attend(Connection &connection, std::uint32_t events);
   bool sniff(Connection &connection);

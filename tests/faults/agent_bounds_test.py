@@ -13,8 +13,9 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import (ALICE, ATTACH, BOB, ENTRIES, SIGNATURE, SNAPSHOT, STATUS, TRUST_DOMAIN, Agent, Client,
-                           as_user, attach_request, attached)
+from agent_support import (ALICE, ATTACH, BOB, ENTRIES, REFUSED, SIGNATURE, SNAPSHOT, STATUS, TRUST_DOMAIN, Agent,
+                           Client, as_user, attach_request, attached)
+from support import until
 
 
 class Bounds(unittest.TestCase):
@@ -49,6 +50,32 @@ class Bounds(unittest.TestCase):
             return client.sign(snapshot.key)
         self.assertEqual(as_user(ALICE, work), f"frame {SIGNATURE}")
         self.assertIsNone(agent.child.poll())
+
+    def test_T66_without_any_descriptor_it_waits_and_goes_on(self):
+        agent = Agent(start=False)
+        self.addCleanup(agent.close)
+        listen = agent.folder / "run" / "metrics.sock"
+        agent.write_config(top=f'[metrics]\nlisten = "unix://{listen}"')
+        agent.start()
+        pid = agent.child.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        waiting = Client(agent)
+        waiting.send(ATTACH, attach_request())
+        metrics = socket.socket(socket.AF_UNIX)
+        self.addCleanup(metrics.close)
+        metrics.connect(str(listen))
+        metrics.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
+
+        def sleeps():
+            states = [task.read_text().rpartition(")")[2].split()[0] for task in
+                      pathlib.Path(f"/proc/{pid}/task").glob("*/stat")]
+            return set(states) == {"S"}
+        until(lambda: all(sleeps() for _ in range(50)), "every thread of the agent to sleep, again and again")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        self.assertTrue(metrics.recv(12).startswith(b"HTTP/1.1 200"))
+        self.assertEqual(waiting.receive()[0], REFUSED)  # root has no entry
+        as_user(ALICE, lambda: bool(attached(agent)))
 
     def test_T66_users_who_attach_all_they_can_leave_places_for_others(self):
         crowd = range(42001, 42004)
