@@ -4,9 +4,11 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <mutex>
+#include <thread>
 
 #include "api_server.h"
 #include "child.h"
@@ -295,6 +297,48 @@ TEST_CASE("an upstream that is not there yet, or restarts, is found") {
     setup.wait([&] { return source.obtain(id_of(kWeb)).has_value(); });
     setup.upstream.reset();
     setup.wait([&] { return !source.obtain(id_of(kWeb)).has_value(); });
+  }
+}
+
+TEST_CASE(
+    "an upstream that speaks no gRPC, resets or hangs up is no source, and its successor is "
+    "found") {
+  const std::string settings("\0\0\0\4\0\0\0\0\0", 9), endless("\xff\xff\xff\0\0\0\0\0\1", 9);
+  for (const std::string &says :
+       {std::string(), std::string("HTTP/1.1 200 OK\r\n\r\n"), std::string(64 * 1024, '\x5a'),
+        settings + "garbage", settings + endless}) {
+    CAPTURE(says.size());
+    Setup setup;
+    setup.upstream.reset();
+    unlink(setup.path.c_str());
+    const policy::UniqueFd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    setup.path.copy(address.sun_path, sizeof address.sun_path - 1);
+    REQUIRE(bind(listener.get(), reinterpret_cast<sockaddr *>(&address), sizeof address) == 0);
+    REQUIRE(listen(listener.get(), 8) == 0);
+    std::atomic<int> met = 0;
+    std::thread nonsense([&] {
+      for (;;) {
+        const policy::UniqueFd client(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        if (!client) return;
+        ++met;
+        send(client.get(), says.data(), says.size(), MSG_NOSIGNAL);
+        char byte = 0;
+        recv(client.get(), &byte, 1, 0);  // the rest is unread: a reset
+      }
+    });
+    Source &source = setup.open();
+    setup.wait([&] { return met >= 3; });
+    CHECK(!source.obtain(id_of(kWeb)).has_value());
+    CHECK(!source.trust().has_value());
+    CHECK(setup.error_of(kWeb).find('\n') == std::string::npos);
+    shutdown(listener.get(), SHUT_RDWR);
+    nonsense.join();
+    unlink(setup.path.c_str());
+    setup.upstream = std::make_unique<UpstreamServer>(setup.path);
+    setup.upstream->say({svids_of({kWeb}), {}, 0});
+    setup.wait([&] { return source.obtain(id_of(kWeb)).has_value(); });
   }
 }
 
