@@ -76,39 +76,38 @@ Scenario short_counts{"events/edge-short-count",
                       },
                       send_big};
 
-// A level-triggered loop with many connections coming up at once: what inlay has to read first wakes it
-// a few times for each, not all the time until it is read.
-Scenario many_at_once{
-    "events/woken-for-nothing",
-    [](int listener) {
-      constexpr int kConnections = 32;
-      int epoll = epoll_create1(0);
-      for (int i = 0; i < kConnections; ++i) {
-        int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK);
-        epoll_event event{EPOLLIN, {.fd = fd}};
-        epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-      }
-      int answered = 0;
-      int for_nothing = 0;
-      while (answered < kConnections) {
-        epoll_event event{};
-        if (epoll_wait(epoll, &event, 1, -1) != 1) break;
-        char byte;
-        ssize_t got = read(event.data.fd, &byte, 1);
-        if (got < 0) ++for_nothing;
-        if (got == 1) ++answered;
-      }
-      note("answered", answered);
-      note("woken more than 8 times for each for nothing",
-           for_nothing > 8 * kConnections ? for_nothing : 0);
-      meet();
-    },
-    [](std::uint16_t port) {
-      int fds[32];
-      for (int &fd : fds) fd = dial(port);
-      for (int fd : fds) send_all(fd, "x");
-      meet();  // the end of a stream can not be hidden
-    }};
+// A level-triggered loop with many connections coming up at once: what inlay has to read first
+// wakes it a few times for each, not all the time until it is read.
+Scenario many_at_once{"events/woken-for-nothing",
+                      [](int listener) {
+                        constexpr int kConnections = 32;
+                        int epoll = epoll_create1(0);
+                        for (int i = 0; i < kConnections; ++i) {
+                          int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK);
+                          epoll_event event{EPOLLIN, {.fd = fd}};
+                          epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+                        }
+                        int answered = 0;
+                        int for_nothing = 0;
+                        while (answered < kConnections) {
+                          epoll_event event{};
+                          if (epoll_wait(epoll, &event, 1, -1) != 1) break;
+                          char byte;
+                          ssize_t got = read(event.data.fd, &byte, 1);
+                          if (got < 0) ++for_nothing;
+                          if (got == 1) ++answered;
+                        }
+                        note("answered", answered);
+                        note("woken more than 8 times for each for nothing",
+                             for_nothing > 8 * kConnections ? for_nothing : 0);
+                        meet();
+                      },
+                      [](std::uint16_t port) {
+                        int fds[32];
+                        for (int &fd : fds) fd = dial(port);
+                        for (int fd : fds) send_all(fd, "x");
+                        meet();  // the end of a stream can not be hidden
+                      }};
 
 Scenario edge_writer{"events/edge-writer",
                      [](int listener) {
@@ -299,5 +298,45 @@ Scenario gone{"events/closed-leaves-the-set",
                 send_all(fd, "y");
                 meet();
               }};
+
+// Signal-driven (fcntl(2), F_SETSIG): a queued signal for what comes, then reads until EAGAIN. The
+// signal for bytes that were inlay's own must not be the last one for the program's behind them.
+void read_by_signals(int listener, int of) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGRTMIN);
+  sigaddset(&set, SIGIO);  // the queue of the other one is full
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  int fd = take(listener);
+  note("owner", fcntl(fd, F_SETOWN, getpid()));
+  note("signal", fcntl(fd, F_SETSIG, SIGRTMIN));
+  note("asynchronous", fcntl(fd, F_SETFL, O_ASYNC | O_NONBLOCK));
+  note("its flags", fcntl(fd, F_GETFL) & (O_ASYNC | O_NONBLOCK));
+  note("at the mark", sockatmark(fd));
+  std::string all;
+  char buffer[20000];
+  for (bool open = true; open;) {
+    ssize_t got = 0;
+    while ((got = recv(fd, buffer, static_cast<std::size_t>(of), 0)) > 0) {
+      all.append(buffer, static_cast<std::size_t>(got));
+    }
+    if (got == 0 || errno != EAGAIN) {
+      note("ended with", got);
+      open = false;
+    } else {
+      siginfo_t info;
+      sigwaitinfo(&set, &info);
+    }
+  }
+  note_data("all", all);
+}
+Scenario by_signals{"events/signal-driven", [](int listener) { read_by_signals(listener, 20000); },
+                    send_big};
+Scenario by_signals_first{"events/signal-driven-from-the-start",
+                          [](int listener) { read_by_signals(listener, 3); },
+                          [](std::uint16_t port) {
+                            int fd = dial(port);
+                            send_all(fd, "at once, with the end of the handshake");
+                          }};
 
 }  // namespace
