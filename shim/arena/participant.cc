@@ -1,6 +1,7 @@
 #include "shim/arena/participant.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/boot/sandbox.h"
+#include "shim/session/proc.h"
 
 namespace inlay::shim {
 namespace {
@@ -82,6 +84,26 @@ bool lives_elsewhere(const Region &region, Participant who) noexcept {
   return in_doubt(region);
 }
 
+// A zombie has no executable any more. Its number is asked for as well: it is not to be seen where /proc
+// is not mounted, or hides what is others' (hidepid).
+Life look_at(std::uint32_t number, bool whole_process) noexcept {
+  ProcPath executable, threads;
+  executable.before("/exe").before(number).before("/proc/");
+  threads.before("/task").before(number).before("/proc/");
+  char name[1];
+  long length = kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(executable.text()),
+                             kernel::word(name), sizeof name);
+  if (length > 0) return Life::alive;
+  struct stat info {};
+  if (length != -ENOENT || kernel::call(SYS_newfstatat, AT_FDCWD, kernel::word(threads.text()),
+                                        kernel::word(&info), 0) != 0) {
+    return Life::unclear;
+  }
+  // Or its first thread has ended, and others go on: a folder has two links and one for each.
+  constexpr unsigned kOfOne = 3;
+  return whole_process && info.st_nlink > kOfOne ? Life::alive : Life::gone;
+}
+
 void vouch_in(const Region &region) noexcept {
   int fd = region.fd.load(std::memory_order_relaxed);
   if (fd < 0) return;
@@ -123,14 +145,17 @@ bool children_are_elsewhere() noexcept {
          std::strcmp(own, of_children) != 0;
 }
 
-bool lives(const void *memory, Participant who) noexcept {
-  if (namespace_of(who) == namespace_of(this_process())) {
-    // kill() finds a process by any of its threads' ids; EPERM means it lives under another uid.
-    std::uint32_t number = thread_of(who) != 0 ? thread_of(who) : process_of(who);
-    return kernel::call(SYS_kill, static_cast<long>(number), 0) != -ESRCH;
+Life life_of(const void *memory, Participant who) noexcept {
+  if (namespace_of(who) != namespace_of(this_process())) {
+    const Region *region = region_with(memory);
+    return region == nullptr || lives_elsewhere(*region, who) ? Life::alive : Life::gone;
   }
-  const Region *region = region_with(memory);
-  return region == nullptr || lives_elsewhere(*region, who);
+  // kill() finds a process by any of its threads' ids; EPERM means it lives under another uid.
+  std::uint32_t number = thread_of(who) != 0 ? thread_of(who) : process_of(who);
+  if (kernel::call(SYS_kill, static_cast<long>(number), 0) == -ESRCH) return Life::gone;
+  // Of a program that has a filter only the calls are made that it knows anyway.
+  if (process_of(who) == process_of(this_process()) || boot::sandboxed()) return Life::alive;
+  return look_at(number, thread_of(who) == 0);
 }
 
 void vouch_in(unsigned arena, const SharedRegion &shared) noexcept {

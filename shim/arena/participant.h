@@ -47,8 +47,18 @@ std::uint64_t unknown_namespace() noexcept;
 // Whether the children of this process are in another one than itself, after unshare or setns.
 bool children_are_elsewhere() noexcept;
 
-// False when it has certainly ended. `memory`: where it left its name.
-bool lives(const void *memory, Participant who) noexcept;
+// What is known of it. Who was killed, and whose parent has not waited for it yet, is gone.
+enum class Life : std::uint8_t {
+  gone,
+  alive,
+  unclear,  // of another user: it may be such a zombie
+};
+// `memory`: where it left its name.
+Life life_of(const void *memory, Participant who) noexcept;
+// False when it has certainly ended.
+inline bool lives(const void *memory, Participant who) noexcept {
+  return life_of(memory, who) != Life::gone;
+}
 
 // --- what makes others know that this process lives --------------------------------------------
 

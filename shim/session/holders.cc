@@ -19,17 +19,9 @@ constexpr std::int64_t kUnbornNs = 60'000'000'000;
 
 // A dead process holds nothing; a zombie is dead too.
 bool holds(const Slot &slot, Participant who) noexcept {
-  if (!lives(&slot, who)) return false;
-  // Opening a file may be the end of a sandboxed process; of another namespace /proc knows nothing.
-  if (boot::sandboxed() || namespace_of(who) != namespace_of(this_process())) return true;
+  Life life = life_of(&slot, who);
+  if (life != Life::unclear) return life == Life::alive;
   const std::uint32_t number = thread_of(who) != 0 ? thread_of(who) : process_of(who);
-  ProcPath executable;  // which a zombie has no more; whose may not be asked for has one, or not
-  executable.before("/exe").before(number).before("/proc/");
-  char name[1];
-  if (kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(executable.text()), kernel::word(name),
-                   sizeof name) > 0) {
-    return true;
-  }
   ProcPath path;
   path.before("/stat").before(number).before("/proc/");
   char stat[512];

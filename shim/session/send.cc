@@ -223,6 +223,7 @@ long transmit(int fd, const void *bytes, std::size_t length, int flags) noexcept
 }
 
 Reason reason_of_send(int error) noexcept {
+  if (error == EOWNERDEAD) return Reason::poisoned;
   bool refused = error == ENOBUFS || error == ENOMEM;
   return refused ? Reason::out_of_resources : Reason::reset_by_peer;
 }
@@ -241,7 +242,11 @@ bool queue_control(Slot &slot, ContentType type, std::span<const std::uint8_t> m
 
 Push push_output(Slot &slot, int fd, int *error) noexcept {
   *error = 0;
-  if (is_being_flushed(slot, fd)) return Push::pending;
+  if (is_being_flushed(slot, fd)) {
+    if (lives(&slot, slot.sending.flusher.load(std::memory_order_relaxed))) return Push::pending;
+    *error = EOWNERDEAD;  // how far it came nobody knows
+    return Push::failed;
+  }
   Push pushed = push_tail(slot, fd, error);
   if (slot.state.load(std::memory_order_acquire) == State::established) {
     if (pushed == Push::done && slot.key_update_due.load(std::memory_order_relaxed)) {

@@ -96,11 +96,60 @@ except OSError as error:
 print(json.dumps([outcome, sent]), flush=True)
 """
 
+# Says that it is there, and reads nothing until it is told to.
+SILENT = """
+import json, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(json.dumps(listener.getsockname()[1]), flush=True)
+conn, _ = listener.accept()
+conn.sendall(b".")
+sys.stdin.readline()
+end = "eof"
+try:
+    while conn.recv(65536): pass
+except OSError as error: end = error.strerror
+print(json.dumps(end), flush=True)
+"""
+
+# A child is killed while it waits for room for its bytes, and nobody has waited for it when its parent sends.
+KILLED_WAITING = """
+import errno, json, os, signal, socket, sys, time
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+conn.recv(1)
+pid = os.fork()
+if pid == 0:
+    while True: conn.sendall(b"x" * 65536)
+def sleeps_in_send():
+    with open(f"/proc/{pid}/syscall") as call: return call.read().startswith("44 ")
+while not sleeps_in_send(): time.sleep(0.01)
+os.kill(pid, signal.SIGKILL)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+conn.setblocking(sys.argv[2] == "blocking")
+outcome = "EAGAIN"
+for _ in range(500):
+    try: conn.send(b"y")
+    except BlockingIOError: time.sleep(0.01)
+    except OSError as error:
+        outcome = errno.errorcode[error.errno]
+        break
+print(json.dumps([outcome, conn.getsockname()[1]]), flush=True)
+"""
+
 
 class Sending(unittest.TestCase):
     def numbers(self, said):
         self.assertEqual(len(said) % LINE, 0)
         return [int(said[at:at + LINE]) for at in range(0, len(said), LINE)]
+
+    def test_i12_who_is_killed_waiting_for_room_does_not_leave_the_others_waiting(self):
+        for kind in ("blocking", "not blocking"):
+            with self.subTest(kind):
+                silent = Victim(SILENT, SERVER_ID)
+                port = silent.line()
+                victim = Victim(KILLED_WAITING, CLIENT_ID, port, kind)
+                self.assertEqual(victim.line()[0], "ECONNRESET")
+                self.assertEqual(victim.reason(port), "poisoned")
+                self.assertEqual(silent.ask(), "Connection reset by peer")
 
     def test_i7_no_sequence_number_is_used_twice_or_skipped_by_processes_that_send_at_once(self):
         # The peer opens record n with sequence number n: it authenticates all only if each number

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 
 using inlay::shim::Locked;
 using inlay::shim::LockResult;
+using inlay::shim::Participant;
+using inlay::shim::participant;
 using inlay::shim::SharedLock;
 
 namespace {
@@ -332,6 +335,53 @@ TEST_CASE("who lives in another PID namespace is known in both directions") {
   CHECK_FALSE(inlay::shim::lives(&shared, shared.first.load()));
   CHECK(shared.lock.acquire() == LockResult::owner_gone);
   shared.lock.release();
+}
+
+TEST_CASE("who was killed is dead before anybody has waited for it") {
+  Shared &shared = make_shared();
+  pid_t owner = fork();
+  if (owner == 0) {
+    shared.lock.acquire();
+    shared.first = inlay::shim::this_process();
+    shared.ready = true;
+    for (;;) pause();
+  }
+  while (!shared.ready) sched_yield();
+  CHECK(inlay::shim::lives(&shared, shared.first));
+  kill(owner, SIGKILL);
+  siginfo_t info{};
+  REQUIRE(waitid(P_PID, static_cast<id_t>(owner), &info, WEXITED | WNOWAIT) == 0);
+  CHECK_FALSE(inlay::shim::lives(&shared, shared.first));
+  pid_t waiter = fork();  // which this thread could not be
+  if (waiter == 0) _exit(shared.lock.acquire() == LockResult::owner_gone ? 0 : 1);
+  alarm(60);  // ends the test where it waits for ever
+  CHECK(ended_well(waiter));
+  alarm(0);
+  REQUIRE(waitpid(owner, nullptr, 0) == owner);
+}
+
+TEST_CASE("a process whose first thread has ended lives while it has others") {
+  Shared &shared = make_shared();
+  pid_t child = fork();
+  if (child == 0) {
+    shared.first = inlay::shim::this_process();
+    std::thread([] {
+      for (;;) pause();
+    }).detach();
+    syscall(SYS_exit, 0);
+  }
+  auto first = static_cast<std::uint32_t>(child);
+  Participant thread = 0;
+  do {
+    sched_yield();
+    thread = shared.first | participant(0, 0, first);
+  } while (shared.first == 0 || inlay::shim::lives(&shared, thread));
+  CHECK(inlay::shim::lives(&shared, shared.first));
+  kill(child, SIGKILL);
+  siginfo_t info{};
+  REQUIRE(waitid(P_PID, first, &info, WEXITED | WNOWAIT) == 0);
+  CHECK_FALSE(inlay::shim::lives(&shared, shared.first));
+  REQUIRE(waitpid(child, nullptr, 0) == child);
 }
 
 TEST_CASE("a process outside that ended is dead to those in a PID namespace") {
