@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -161,6 +162,8 @@ def make_test(world, scenario, reason):
         log = world.log.read_bytes()[before:].decode() if world.log.exists() else ""
         if reason is not None:
             self.assertNotEqual(plain, managed, "no longer different: take it off README.md's list")
+            for part in re.findall("`([^`]*)`", reason):
+                self.assertIn(part, "\n".join(managed), "different in another way than README.md says")
             return
         if plain != managed:
             self.fail(side_by_side(plain, managed) + "\n\n" + log[-3000:])
