@@ -47,19 +47,30 @@ std::string resting_text(const std::vector<Resting> &machines, std::size_t most)
   return text;
 }
 
-// The tainted root's machines are cut off by its end. Throws Failure unless they are none, or that
-// is wanted; what of it belongs in the audit log.
+// The machines of tainted roots are cut off by their end. Throws Failure unless there are none, or
+// that is wanted; what of it belongs in the audit log.
 std::string judge_revocation(const State &state, const AuthorityRows &rows, bool force) {
-  const AuthorityRow *const root = find(rows, AuthorityKind::root, AuthorityState::tainted);
-  if (root == nullptr) return "";
-  const auto machines = resting(state, rows).at(root->id);
+  std::vector<Resting> machines;
+  for (const AuthorityRow &row : rows) {
+    if (row.kind != AuthorityKind::root || row.state != AuthorityState::tainted) continue;
+    for (Resting &it : value_of(state.store.resting_on(row.id, state.now))) {
+      const auto same = std::ranges::find(machines, it.node, &Resting::node);
+      if (same == machines.end()) {
+        machines.push_back(std::move(it));
+      } else {
+        same->svids += it.svids;
+        same->until = std::max(same->until, it.until);
+      }
+    }
+  }
   if (machines.empty()) return "";
+  std::ranges::sort(machines, {}, &Resting::node);
   const std::string who = resting_text(machines, kMostNamed);
   if (force) return ", which cuts off " + who;
   throw Failure{fmt::format(
-      "{} machine{} under the tainted root and nothing newer: {}; wait until they have replaced "
-      "them (inlay ca rotate status lists all), or cut them off with --force",
-      machines.size(), machines.size() == 1 ? " has SVIDs" : "s have SVIDs", who)};
+      "{} machine{} SVIDs under the tainted root and nothing newer: {}; wait until they have "
+      "replaced them (inlay ca rotate status lists all), or cut them off with --force",
+      machines.size(), machines.size() == 1 ? " has" : "s have", who)};
 }
 
 void print_authorities(const Words &options, const AuthorityRows &rows,

@@ -122,10 +122,10 @@ Stored<std::vector<Resting>> Store::resting_on(std::string_view root, std::time_
              " JOIN authorities AS other ON other.id = fresh.issuer"
              " WHERE fresh.node = held.node AND fresh.spiffe_id = held.spiffe_id"
              " AND fresh.revoked_at = 0 AND fresh.not_after >= $2"
-             " AND fresh.issued_at >= held.issued_at"
+             " AND fresh.issued_at >= held.issued_at AND other.state < $3"
              " AND $1 NOT IN (other.id, other.issuer))"
              " GROUP BY held.node ORDER BY held.node",
-             {cell(root), cell(now)})) {
+             {cell(root), cell(now), static_cast<std::int64_t>(AuthorityState::tainted)})) {
       out.push_back({row.text(0), static_cast<std::size_t>(row.number(1)), row.number(2)});
     }
     return out;

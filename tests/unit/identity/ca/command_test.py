@@ -176,6 +176,13 @@ class Commands(unittest.TestCase):
         for node in nodes[1:]:
             issue(f"new-{node}", node)
         self.assertRegex(self.run_ca("rotate", "revoke", code=1).stderr, "ca: 1 machine has SVIDs .*: web-00 ")
+        # A second one that is tainted goes with the first, and so do its machines.
+        for step in (("prepare",), ("activate", "--now"), ("taint",)):
+            self.run_ca("rotate", *step)
+        self.assertRegex(self.run_ca("rotate", "revoke", code=1).stderr, "ca: 11 machines have SVIDs .*: web-00 ")
+        for node in nodes[1:]:
+            issue(f"newest-{node}", node)
+        self.assertRegex(self.run_ca("rotate", "revoke", code=1).stderr, "ca: 1 machine has SVIDs .*: web-00 ")
         self.run_ca("rotate", "revoke", "--force")
         self.assertIn("revoke, which cuts off web-00 (1 SVID,", json.loads(log.read_text().splitlines()[-1])["detail"])
 

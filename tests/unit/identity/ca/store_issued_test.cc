@@ -126,6 +126,16 @@ TEST_CASE_TEMPLATE("a machine rests on a root while it has nothing newer of the 
   CHECK(store.resting_on("new", kNow).value() == std::vector<Resting>{{"web-1", 1, kNow + 500}});
   // What has ended, or is revoked, is nobody's worry.
   CHECK(resting(kNow + 301) == std::vector<Resting>{{"web-2", 1, kNow + 400}});
+  // Nor does what is tainted itself replace anything.
+  const auto taint = [&](AuthorityState state) {
+    REQUIRE(store.change_authorities([&](AuthorityRows &rows) -> Stored<void> {
+      for (AuthorityRow &row : rows) row.state = row.id.starts_with("new") ? state : row.state;
+      return {};
+    }));
+  };
+  taint(AuthorityState::tainted);
+  CHECK(resting() == std::vector<Resting>{{"web-1", 2, kNow + 300}, {"web-2", 1, kNow + 400}});
+  taint(AuthorityState::active);
   REQUIRE(store.revoke_node("web-2", "lost", kNow + 1));
   CHECK(resting() == std::vector<Resting>{{"web-1", 1, kNow + 300}});
 }
