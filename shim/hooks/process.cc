@@ -267,7 +267,7 @@ int prctl(int option, ...) noexcept {
                 c = va_arg(list, unsigned long), d = va_arg(list, unsigned long);
   va_end(list);
   if (option != PR_SET_SECCOMP || !boot::active()) return next.prctl(option, a, b, c, d);
-  if (!in_foreign_process()) boot::open_log();
+  before_filter();
   boot::WiderFilter filter(a == SECCOMP_MODE_FILTER ? reinterpret_cast<const sock_fprog *>(b)
                                                     : nullptr);
   if (a == SECCOMP_MODE_FILTER) b = reinterpret_cast<unsigned long>(filter.program());

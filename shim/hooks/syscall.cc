@@ -8,10 +8,10 @@
 #include <sys/syscall.h>
 
 #include "shim/boot/forking.h"
-#include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/sandbox_filter.h"
 #include "shim/hooks/hook.h"
+#include "shim/session/fork.h"
 
 using namespace inlay::shim;
 
@@ -148,7 +148,7 @@ extern "C" long syscall(long number, ...) noexcept {
       return prctl(number_of(a), b, c, d, e);
     case SYS_seccomp: {
       if (!boot::active() || a > SECCOMP_SET_MODE_FILTER) break;  // the others only ask
-      if (!in_foreign_process()) boot::open_log();
+      before_filter();
       boot::WiderFilter filter(a == SECCOMP_SET_MODE_FILTER ? at<sock_fprog>(c) : nullptr);
       if (a == SECCOMP_SET_MODE_FILTER) c = reinterpret_cast<long>(filter.program());
       long result = next.syscall(number, a, b, c);

@@ -18,6 +18,8 @@ void follow_fork() noexcept;
 // takes to have them. Nothing when it may not be started.
 void keep_helper() noexcept;
 bool has_sockets() noexcept;
+// Before the program installs a seccomp filter, under which a new thread may be the end of it.
+void before_filter() noexcept;
 
 // Around unshare and setns: some need a process with one thread, and after those that put children
 // into another PID namespace the kernel makes no thread any more. `spaces`: the CLONE_... flags.

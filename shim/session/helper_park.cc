@@ -10,6 +10,7 @@
 #include "shim/arena/process.h"
 #include "shim/session/agent_link.h"
 #include "shim/session/agent_wishes.h"
+#include "shim/boot/log.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/fork.h"
 #include "shim/session/helper.h"
@@ -92,6 +93,12 @@ bool has_sockets() noexcept {
     if (word == kSocket || (word & kManagedBit) != 0) return true;
   }
   return false;
+}
+
+void before_filter() noexcept {
+  if (in_foreign_process()) return;
+  boot::open_log();
+  if (has_sockets()) keep_helper();
 }
 
 HelperAside::HelperAside(int spaces, bool needs_one_thread) noexcept : parked_(true) {

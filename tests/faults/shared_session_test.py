@@ -135,6 +135,27 @@ for _ in range(500):
 print(json.dumps([outcome, conn.getsockname()[1]]), flush=True)
 """
 
+# A child that may make no thread, by a filter that ends it, sends more than there is room for.
+SANDBOXED = """
+import ctypes, json, os, socket, struct, sys
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+conn.recv(1)
+pid = os.fork()
+if pid == 0:
+    forbidden = (56, 57, 58, 213, 284, 290, 291, 435)  # clone, fork, vfork, epoll_create, eventfd, ..., clone3
+    steps = [(0x20, 0, 0, 0), *((0x15, len(forbidden) - at, 0, call) for at, call in enumerate(forbidden)),
+             (0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x80000000)]  # SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS
+    filter = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(filter)))
+    for words in ((38, 1, 0, 0, 0), (22, 2, ctypes.addressof(program), 0, 0)):
+        if ctypes.CDLL(None).prctl(*map(ctypes.c_ulong, words)) != 0: os._exit(9)
+    conn.setblocking(False)
+    try:
+        while True: conn.send(b"x" * 65536)
+    except BlockingIOError: os._exit(0)
+print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), flush=True)
+"""
+
 
 class Sending(unittest.TestCase):
     def numbers(self, said):
@@ -150,6 +171,13 @@ class Sending(unittest.TestCase):
                 self.assertEqual(victim.line()[0], "ECONNRESET")
                 self.assertEqual(victim.reason(port), "poisoned")
                 self.assertEqual(silent.ask(), "Connection reset by peer")
+
+    @unittest.skipUnless(os.uname().machine == "x86_64", "the calls' numbers are that machine's")
+    def test_i6_a_child_that_may_make_no_thread_uses_an_inherited_connection(self):
+        silent = Victim(SILENT, SERVER_ID)
+        victim = Victim(SANDBOXED, CLIENT_ID, silent.line())
+        self.assertEqual(victim.line(), 0)
+        silent.tell()
 
     def test_i7_no_sequence_number_is_used_twice_or_skipped_by_processes_that_send_at_once(self):
         # The peer opens record n with sequence number n: it authenticates all only if each number
