@@ -22,7 +22,7 @@ INLAY = BUILD / "tools" / "inlay"
 PEER = BUILD / "tests" / "faults" / "faults_peer"
 PYTHON = sys.executable
 TRUST_DOMAIN = "faults.test"
-PATIENCE = 30  # a safety net: nothing passes or fails by time
+PATIENCE = 120  # a safety net: nothing passes or fails by time
 
 CANARY = b"CANARY-bfb1c8d94b2f4b0e"      # what the client program sends at once
 GREETING = b"GREETING-97b3f04ac1d24a8c"  # what the server program sends at once

@@ -84,7 +84,7 @@ def expired(ctx, file, svid):
         process = ctx.start("expiring", ["true"], file)
         return ctx.finish(process) != 0
 
-    until(turned_away, "the SVID's expiry", 30)
+    until(turned_away, "the SVID's expiry")
 
 
 def emptied(name):

@@ -205,7 +205,7 @@ class Terminal:
 
     def until_a_job_has_it(self):
         """Typed before, a line would go to the shell's editor, not to the job."""
-        until(lambda: os.tcgetpgrp(self._terminal) != self.pid, "a job in the foreground", 30)
+        until(lambda: os.tcgetpgrp(self._terminal) != self.pid, "a job in the foreground")
 
     def close(self):
         os.close(self._terminal)  # hangs up: bash and its jobs end

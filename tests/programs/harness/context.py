@@ -274,7 +274,7 @@ class Context:
             return all(event.get(key) in value if isinstance(value, (set, frozenset))
                        else event.get(key) == value for key, value in wanted.items())
 
-        return until(lambda: next(filter(matches, self.events()), None), f"the event {wanted}", 20)
+        return until(lambda: next(filter(matches, self.events()), None), f"the event {wanted}")
 
     # --- what the tap must and must not have seen ---
 
@@ -299,7 +299,7 @@ class Context:
             tap.stop()
         try:
             # A server's process for one connection ends some time after its client.
-            until(lambda: not left_running(), "the end of all processes", 10)
+            until(lambda: not left_running(), "the end of all processes")
         except AssertionError:
             pass
         left = left_running()

@@ -59,7 +59,7 @@ class Process:
         if self.status is None:
             self._child.terminate()
             try:
-                self._child.wait(10)
+                self._child.wait(60)
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
