@@ -8,6 +8,9 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
 
 #include "child.h"
 #include "identities_setup.h"
@@ -41,6 +44,12 @@ struct Agent {
     Entry own{.number = 1, .id = id("web"), .policy_file = {}, .policy = {}, .selectors = {}};
     own.selectors.user = geteuid();
     out.entries.push_back(own);
+    return out;
+  }
+  std::vector<std::string> lines() const {
+    std::ifstream file(identities.folder.path() + "/audit.jsonl");
+    std::vector<std::string> out;
+    for (std::string line; std::getline(file, line);) out.push_back(line);
     return out;
   }
   // As a kernel before Linux 6.5 has it: no pidfd comes with a request.
@@ -209,4 +218,42 @@ TEST_CASE("a process is given the bundles of all trust domains, and the CRLs") {
   CHECK(snapshot->bundles.size() == 2);
   CHECK(snapshot->bundles.contains("partner.example"));
   CHECK(snapshot->crls == std::vector<std::string>{"a CRL"});
+}
+
+TEST_CASE("each refusal is counted by its reason, and has its line") {
+  Agent agent;
+  const Child child;
+  const auto counted = [&](AgentRefusal refusal) {
+    return agent.counters.refusals[static_cast<std::size_t>(refusal)].load();
+  };
+  CHECK(agent.sign(KeyId{}, child.caller()) == "unknown-key");
+  CHECK(counted(AgentRefusal::unknown_key) == 1);
+  CHECK(agent.lines().back().find(R"("event":"refused")") != std::string::npos);
+  CHECK(agent.lines().back().find(R"("reason":"unknown-key")") != std::string::npos);
+  agent.service.cut_off(child.caller(), AgentRefusal::rate_limited, "why");
+  CHECK(counted(AgentRefusal::rate_limited) == 1);
+  CHECK(agent.lines().back().find(R"("event":"cut-off")") != std::string::npos);
+  CHECK(agent.lines().back().find(R"("detail":"why")") != std::string::npos);
+  CHECK(agent.counters.signatures == 0);
+}
+
+TEST_CASE(
+    "T66 one user's refusals do not fill the log, and the next line says how many there were") {
+  Agent agent;
+  const Caller noisy{.pid = 1, .uid = 2001, .gid = 2001}, quiet{.pid = 2, .uid = 2002, .gid = 2002};
+  const auto refuse = [&](const Caller &who) {
+    agent.audit.write({.event = "refused", .caller = who, .reason = "no-entry"});
+  };
+  const auto last = [&] { return agent.lines().back(); };
+  constexpr std::size_t kMany = 100'000;
+  for (std::size_t i = 0; i < kMany; ++i) refuse(noisy);
+  CHECK(agent.lines().size() < kMany / 2);
+  refuse(quiet);
+  CHECK(last().find(R"("uid":2002)") != std::string::npos);
+  agent.audit.write({.event = "signature", .caller = noisy});
+  CHECK(last().find(R"("event":"signature")") != std::string::npos);
+  do {
+    refuse(noisy);
+  } while (last().find(R"("event":"refused")") == std::string::npos);
+  CHECK(last().find("further_refusals_of_this_user") != std::string::npos);
 }
