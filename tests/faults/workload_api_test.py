@@ -8,7 +8,7 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import ALICE, NOBODY, SIGNATURE, TRUST_DOMAIN, Agent, Client, as_user, attached, run_inlay
+from agent_support import ALICE, BOB, NOBODY, SIGNATURE, TRUST_DOMAIN, Agent, Client, as_user, attached, run_inlay
 
 from workload_support import Call, certificates, matching_pair, serials
 
@@ -79,6 +79,24 @@ class WorkloadApi(unittest.TestCase):
                     before = len(self.agent.events(event="refused", uid=NOBODY))
                     self.assertEqual(self.call(language, method, request, user=NOBODY).status(), PERMISSION_DENIED)
                     self.assertGreater(len(self.agent.events(event="refused", uid=NOBODY)), before)
+
+    def test_an_entry_may_keep_its_key_in_the_agent(self):
+        agent = Agent(entries=ENTRY + f'workload_api = false\n[[entry]]\nid = "{OWN}/bob"\nuid = {BOB}\n')
+        self.addCleanup(agent.close)
+        for method, request in METHODS.items():
+            with self.subTest(method):
+                call = Call(agent, "C++", method, request, ALICE)
+                self.addCleanup(call.end)
+                self.assertEqual(call.status(), PERMISSION_DENIED)
+        line = agent.audited(event="refused", request="FetchX509SVID", uid=ALICE)
+        self.assertEqual((line["reason"], line["detail"]),
+                         ("no-entry", "the entry of this process gives no private key away"))
+        self.assertTrue(as_user(ALICE, lambda: bool(attached(agent))), "libinlay.so has it all the same")
+        other = Call(agent, "C++", "FetchX509SVID", {}, BOB)
+        self.addCleanup(other.end)
+        other.message()
+        line = agent.audited(event="fetched", request="FetchX509SVID", uid=BOB)
+        self.assertEqual(line["spiffe_id"], f"{OWN}/bob")
 
     def test_T66_connections_of_many_users_leave_descriptors_for_others(self):
         agent = Agent(entries=ENTRY, prefix=("prlimit", "--nofile=256"))
