@@ -5,8 +5,10 @@
 // word to unknown, which the parent probes again.
 
 #include <algorithm>
+#include <optional>
 
 #include "shim/hooks/hook.h"
+#include "shim/session/fork.h"
 
 using namespace inlay::shim;
 
@@ -127,6 +129,9 @@ int __close_nocancel(int fd) { return close_with(next.__close_nocancel, fd); }
 
 int close_range(unsigned int first, unsigned int last, int flags) noexcept {
   if (bound().close_range == nullptr) return fail(ENOSYS);
+  // The table of descriptors is this thread's own from there on, and the helper must have the same.
+  std::optional<HelperAside> aside;
+  if ((flags & kUnshare) != 0 && boot::active() && !in_foreign_process()) aside.emplace(0, true);
   // CLOSE_RANGE_CLOEXEC closes nothing now, and inlay's own are marked already. An empty range asks
   // the kernel whether it takes the flags at all.
   if (!boot::active() || first > last || (flags & ~kUnshare) != 0) {

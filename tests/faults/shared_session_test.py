@@ -156,6 +156,35 @@ if pid == 0:
 print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), flush=True)
 """
 
+# The thread has a table of descriptors of its own from there on; inlay's has to have the same.
+UNSHARED = """
+import ctypes, json, socket, sys
+port, flags = int(sys.argv[1]), int(sys.argv[2])
+def connected():
+    conn = socket.create_connection(("127.0.0.1", port))
+    conn.recv(1)
+    return conn
+before = connected()
+if ctypes.CDLL(None).close_range(1000, 2000, flags) != 0: sys.exit("close_range")
+after = connected()
+ports = [conn.getsockname()[1] for conn in (before, after)]
+for conn in (before, after): conn.close()
+print(json.dumps(ports), flush=True)
+sys.stdin.read()
+"""
+
+
+class Tables(unittest.TestCase):
+    def test_i2_a_thread_that_no_longer_shares_its_descriptors_goes_on(self):
+        for flags in (2, 6):  # CLOSE_RANGE_UNSHARE, and with CLOSE_RANGE_CLOEXEC
+            with self.subTest(flags=flags):
+                server = ServerVictim(SERVER_ID, b".")
+                victim = Victim(UNSHARED, CLIENT_ID, server.port, flags)
+                for port in victim.line():
+                    self.assertEqual(server.result(port)["end"], "eof")  # while the program goes on
+                self.assertEqual(victim.stop(), 0)
+                server.child.kill()
+
 
 class Sending(unittest.TestCase):
     def numbers(self, said):
