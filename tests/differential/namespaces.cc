@@ -260,6 +260,7 @@ Scenario quiet_fork{"namespaces/fork-without-handlers", echo_both, [](std::uint1
 
 // An image executed there.
 Continuation go_on{"namespaces-go-on", [](int fd) {
+                     call_myself("next image");
                      note("asked", ask(fd, "by the next image"));
                      note("close", close(fd));
                    }};

@@ -124,6 +124,7 @@ void *accept_in_thread(void *argument) {
     ~Undo() { note("undone", true); }
   } undo;
   auto *mine = static_cast<Job *>(argument);
+  call_myself(mine->name);
   g_thread = gettid();
   int fd = accept(mine->fd, nullptr, nullptr);
   int type = -1;
