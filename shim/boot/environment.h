@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 
 #include "shim/boot/heap.h"
@@ -51,7 +52,8 @@ struct Repair {
 Repair plan_repair(char *const environment[], const char *message) noexcept;
 void repair(char *const environment[], const char *message, char **entries, char *text) noexcept;
 
-// Runs `start(environment)` with the repaired one. Small ones live on the stack.
+// Runs `start(environment)` with the repaired one. Small ones live on the stack. Where there is no memory
+// for a large one: -1 and ENOMEM: nothing may be started without what protects it.
 template <typename Start>
 int with_repaired(char *const environment[], const char *message, Start start) {
   constexpr std::size_t kOnStack = 8192;  // bytes: thread stacks may be 16 KiB
@@ -61,7 +63,10 @@ int with_repaired(char *const environment[], const char *message, Start start) {
   char *large = size > kOnStack ? static_cast<char *>(allocate(size)) : nullptr;
   char *room = large;
   if (large == nullptr) {
-    if (size > kOnStack) return start(environment);
+    if (size > kOnStack) {
+      errno = ENOMEM;
+      return -1;
+    }
     room = static_cast<char *>(__builtin_alloca_with_align(size, 64));
   }
   auto **entries = reinterpret_cast<char **>(room);

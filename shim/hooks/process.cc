@@ -106,7 +106,7 @@ int spawn_with(Spawn spawn, boot::Target target, pid_t *pid,
   pid_t child = 0;
   int result = boot::with_repaired(environment, hand_over.variable(),
                                    [&](char *const repaired[]) { return spawn(&child, repaired); });
-  if (result != 0) return result;
+  if (result != 0) return result < 0 ? ENOMEM : result;  // a spawn gives no negative error
   hand_over.spawned(child);
   // posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
   if (boot::active() && !in_foreign_process()) hand_on_to(child);
@@ -252,12 +252,12 @@ int system(const char *command) {
 
 int wordexp(const char *words, wordexp_t *result, int flags) {
   bound();
-  int error = WRDE_CMDSUB;
-  Shell::call([&] {
+  int error = WRDE_NOSPACE;
+  bool may_start = Shell::call([&] {
     note_giving();
     boot::with_own_environment(nullptr, [&] { error = next.wordexp(words, result, flags); });
   });
-  return error;
+  return may_start ? error : WRDE_CMDSUB;
 }
 
 int prctl(int option, ...) noexcept {

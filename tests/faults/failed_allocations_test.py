@@ -7,6 +7,8 @@ crash, a hang, a wrong byte, a byte in the clear, or a descriptor that is left o
 
 There are some 22,000 for each end. INLAY_FULL=1 takes more of them; ALL=1 takes each, in half an hour."""
 
+import errno
+import json
 import os
 import pathlib
 import struct
@@ -16,7 +18,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from failure_support import Failures, Run, World
-from support import BUILD, FOLDER, INLAY
+from support import BUILD, FOLDER, INLAY, PATIENCE
 
 STARVED = BUILD / "tests" / "faults" / "libstarved.so"
 # Primes: what is asked for in turns is met in all of them.
@@ -74,6 +76,46 @@ class FailedAllocations(Failures):
 
     def test_server(self):
         self.sweep("server")
+
+
+# With an environment that is not on the stack of the call, and that lost the preload.
+EXECUTES = """
+import ctypes, json, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+libc.popen.restype = ctypes.c_void_p
+for number in range(1100):
+    os.environ["FILLER_%d" % number] = "1"
+del os.environ["LD_PRELOAD"]
+with open(os.environ["INLAY_STARVED"], "r+b") as diet:
+    diet.write(struct.pack("=QQ", 1, 2**64 - 1))
+said = {}
+for name in ("execv", "execvp", "execve"):
+    try:
+        getattr(os, name)("/usr/bin/true", ["true"], *([os.environ] if name == "execve" else []))
+    except OSError as error:
+        said[name] = error.errno
+for name in ("posix_spawn", "posix_spawnp"):
+    try:
+        said[name] = -getattr(os, name)("/usr/bin/true", ["true"], os.environ)
+    except OSError as error:
+        said[name] = error.errno
+for name, failed in (("system", -1), ("popen", None)):
+    got = getattr(libc, name)(b"true", b"r")
+    said[name] = ctypes.get_errno() if got == failed else -1
+print(json.dumps(said))
+"""
+
+
+class Executed(unittest.TestCase):
+    def test_i6_no_program_is_started_without_the_preload_for_want_of_memory(self):
+        diet = FOLDER / "diet-executed"
+        diet.write_bytes(DIET.pack(0, 0, 0))
+        done = subprocess.run([sys.executable, "-c", EXECUTES], capture_output=True, text=True, timeout=PATIENCE,
+                              env={"LD_PRELOAD": str(STARVED), "INLAY_STARVED": str(diet),
+                                   "INLAY_CONFIG": str(world.config["client"])}, check=False)
+        self.assertEqual(done.stderr, "")
+        ways = ("execv", "execvp", "execve", "posix_spawn", "posix_spawnp", "system", "popen")
+        self.assertEqual(json.loads(done.stdout or "null"), dict.fromkeys(ways, errno.ENOMEM))
 
 
 if __name__ == "__main__":
