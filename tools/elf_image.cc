@@ -62,6 +62,10 @@ class Reader {
     if (!complete_) return bad("the program headers lie outside the file");
     ElfImage image;
     for (const Elf64_Phdr &segment : segments_) {
+      if (segment.p_type == PT_LOAD &&
+          (segment.p_offset > file_.size() || segment.p_filesz > file_.size() - segment.p_offset)) {
+        return bad("a segment lies outside the file, which is cut short");
+      }
       if (segment.p_type == PT_INTERP) {
         auto name = string_at(file_, segment.p_offset);
         if (!name) return bad("PT_INTERP lies outside the file");

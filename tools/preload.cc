@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "policy/trusted_file.h"
+#include "tools/elf_image.h"
 
 namespace inlay::tools {
 namespace {
@@ -29,21 +30,6 @@ bool is_sanitizer(std::string_view path) {
     if (name.substr(0, prefix.size()) == prefix) return true;
   }
   return false;
-}
-
-// Why the loader could not map it, "" when it can: it says so and goes on without what it cannot
-// preload, and the program would run in the clear. A mount with noexec (NoExecPaths= of a unit) is
-// one reason.
-std::string mapping_error(const std::string &path) {
-  const policy::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return std::strerror(errno);
-  void *const page = ::mmap(nullptr, 1, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd.get(), 0);
-  if (page == MAP_FAILED) {
-    return errno == EPERM ? "may not be executed there (a mount with noexec, NoExecPaths=)"
-                          : std::strerror(errno);
-  }
-  ::munmap(page, 1);
-  return {};
 }
 
 }  // namespace
@@ -66,13 +52,29 @@ tl::expected<std::string, std::string> find_library() {
       return tl::make_unexpected(
           path + ": a space or colon in its path keeps it from being preloaded; move it");
     }
-    if (const std::string why = mapping_error(path); !why.empty()) {
-      return tl::make_unexpected(path + ": " + why);
+    if (const std::string why = loading_problem(path); !why.empty()) {
+      return tl::make_unexpected(path + " " + why);
     }
     return path;
   }
   return tl::make_unexpected("libinlay.so is neither at " + candidates[0].string() + " nor at " +
                              candidates[1].string() + "; build or install it");
+}
+
+std::string loading_problem(const std::string &path) {
+  const policy::UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return std::strerror(errno);
+  void *const page = ::mmap(nullptr, 1, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd.get(), 0);
+  if (page == MAP_FAILED) {
+    return errno == EPERM ? "may not be executed there (a mount with noexec, NoExecPaths=)"
+                          : std::strerror(errno);
+  }
+  ::munmap(page, 1);
+  const auto image = read_elf(path, Imports::skip);
+  if (!image) return "is damaged (" + image.error().message + "); install it again";
+  if (image->bits != 64 || image->machine != own_machine())
+    return "is for another machine; install it again";
+  return {};
 }
 
 std::string preload_list(std::string_view current, std::string_view library) {
