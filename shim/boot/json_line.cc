@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "policy/reason.h"
+#include "shim/arena/published.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -172,7 +173,7 @@ std::size_t format_json_line(const policy::LogRecord &record, const policy::LogF
   put_endpoint(line, "local", record.local_address, record.local_port);
   put_endpoint(line, "remote", record.remote_address, record.remote_port);
   put_text(line, "rule", record.rule);
-  put_text(line, "own_id", process.own_id);
+  put_text(line, "own_id", published(process.own_id));
   put_text(line, "peer_id", record.peer_id);
   put_text(line, "detail", record.detail);
   if (record.event == policy::Event::closed || record.event == policy::Event::cut) {

@@ -16,6 +16,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/lock.h"
 #include "shim/arena/process.h"
+#include "shim/arena/published.h"
 #include "shim/boot/json_line.h"
 #include "shim/boot/log_prune.h"
 #include "shim/boot/own_table.h"
@@ -184,9 +185,9 @@ void fill_header(LogFile &file, std::uint64_t start_time) noexcept {
     kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word("/proc/self/exe"),
                  kernel::word(file.executable), sizeof file.executable - 1);
   }
-  copy_text(file.own_id, sizeof file.own_id, g_log.own_id);
-  std::atomic_thread_fence(std::memory_order_release);
-  file.magic = policy::kLogMagic;
+  copy_text(file.own_id, sizeof file.own_id, published(g_log.own_id));
+  // The rest is there when this is.
+  std::atomic_ref<std::uint64_t>(file.magic).store(policy::kLogMagic, std::memory_order_release);
 }
 
 // This process's file; made on its first event after a fork. Null while another thread makes it.
@@ -270,8 +271,7 @@ void log_event(const LogFields &fields) noexcept {
   count(*file, fields.reason);
   std::uint64_t number = file->next.fetch_add(1, std::memory_order_relaxed);
   LogRecord &record = file->ring[number % policy::kLogRingSize];
-  record.sequence.store(0, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
+  record.sequence.exchange(0, std::memory_order_acq_rel);  // before any of what follows
   fill(record, fields);
   record.sequence.store(number + 1, std::memory_order_release);
   if (g_log.json_file.load(std::memory_order_acquire)[0] != '\0') {
@@ -282,13 +282,13 @@ void log_event(const LogFields &fields) noexcept {
 }
 
 void log_own_id(std::string_view id) noexcept {
-  copy_text(g_log.own_id, sizeof g_log.own_id, id);
+  publish(g_log.own_id, sizeof g_log.own_id, id);
   LogFile *file = g_log.file.load(std::memory_order_acquire);
-  if (file != nullptr) copy_text(file->own_id, sizeof file->own_id, id);
+  if (file != nullptr) publish(file->own_id, sizeof file->own_id, id);
 }
 
 void log_own_id_if_none(std::string_view id) noexcept {
-  if (g_log.own_id[0] == '\0') log_own_id(id);
+  if (published(g_log.own_id)[0] == '\0') log_own_id(id);
 }
 
 void start_log(const char *json_file) noexcept {

@@ -66,7 +66,13 @@ void run_in_thread(Call &call, std::byte *stack) noexcept {
 }
 
 // A vfork child has a table of its own, and its parent's thread waits.
-bool is_alone() noexcept { return __libc_single_threaded || in_foreign_process(); }
+bool is_alone() noexcept {
+#ifdef __SANITIZE_THREAD__
+  return true;  // TSan cannot follow a thread that shares its maker's thread-local data
+#else
+  return __libc_single_threaded || in_foreign_process();
+#endif
+}
 
 }  // namespace
 

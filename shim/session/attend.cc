@@ -238,11 +238,11 @@ void attend(Slot &slot) noexcept {
     end_task(slot);
     return;
   }
-  if (mine.task != nullptr &&
-      mine.task->generation != slot.generation.load(std::memory_order_relaxed)) {
+  Task *task = mine.task;
+  if (task != nullptr && task->generation != slot.generation.load(std::memory_order_relaxed)) {
     end_task(slot);
   }
-  Task *task = ensure_task(slot);
+  task = ensure_task(slot);
   if (task == nullptr) {
     fail_closed(slot, fd, policy::Reason::out_of_resources, "no memory for a handshake");
   }

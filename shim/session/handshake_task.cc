@@ -10,6 +10,7 @@
 
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/published.h"
 #include "shim/session/agent_link.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
@@ -150,13 +151,11 @@ Begun begin(Slot &slot, int fd, Task &task) {
     fail_closed(slot, fd, Reason::policy_unreadable);
     return Begun::failed;
   }
-  if (inbound && local(slot).policy != policy && !decide_again(slot, fd, *policy)) return Begun::failed;
+  if (inbound && local(slot).policy != policy && !decide_again(slot, fd, *policy))
+    return Begun::failed;
   std::uint32_t rule = slot.rule;
   auto judge = [policy, inbound, rule, &task](const identity::SpiffeId &peer) {
-    std::string_view uri = peer.uri();
-    std::size_t length = std::min(uri.size(), sizeof(task.slot->peer_id) - 1);
-    std::memcpy(task.slot->peer_id, uri.data(), length);
-    task.slot->peer_id[length] = 0;
+    publish(task.slot->peer_id, sizeof(task.slot->peer_id), peer.uri());
     task.judged = inbound ? policy::judge_inbound_peer(*policy, rule, peer)
                           : policy::judge_outbound_peer(*policy, rule, peer);
     if (task.judged == Reason::allowed && task.handshake->met_client())
@@ -343,10 +342,12 @@ std::int64_t deadline_left(const Task &task, std::int64_t now_ns) noexcept {
   const policy::Policy *policy = current_policy();
   std::int64_t limit =
       std::int64_t{policy != nullptr ? policy->defaults.handshake_timeout_ms : 5000} * 1'000'000;
-  if (task.agent_since_ns != 0 && task.first_byte_ns == 0) return task.agent_since_ns + limit - now_ns;
+  if (task.agent_since_ns != 0 && task.first_byte_ns == 0)
+    return task.agent_since_ns + limit - now_ns;
   std::int64_t from = task.first_byte_ns != 0 ? task.first_byte_ns : task.started_ns;
   const Local &mine = local(*task.slot);
-  bool closed = mine.hidden && mine.calls.load(std::memory_order_relaxed) == 0;  // nobody but this waits for a silent peer
+  bool closed = mine.hidden && mine.calls.load(std::memory_order_relaxed) ==
+                                   0;  // nobody but this waits for a silent peer
   if (task.first_byte_ns == 0 && task.waiting_logged && !closed) return INT64_MAX / 2;
   return from + limit - now_ns;
 }

@@ -17,7 +17,7 @@ inline constexpr unsigned kWatches = 4;
 struct Local {
   // Guarded by the slot's receive_lock.
   tls::RecordCipher *open = nullptr;
-  std::uint8_t *opened = nullptr;       // plaintext of the record that is still in the kernel
+  std::uint8_t *opened = nullptr;  // plaintext of the record that is still in the kernel
   std::uint32_t opened_length = 0;
   std::uint16_t opened_generation = 0;
   bool opened_valid = false;
@@ -30,16 +30,20 @@ struct Local {
   std::uint64_t flush_written = 0;             // to the socket, before it
   std::uint64_t flush_length = 0;              // what it sends
 
-  // Guarded by the slot's life_lock.
-  Task *task = nullptr;                 // the helper's work on this session
-  const policy::Policy *policy = nullptr;  // what decided, for judging the peer
-  std::uint32_t trust = 0;  // what its peer's identity was judged by last (policy_watch.cc); 0 = nothing
-  std::uint32_t descriptor = 0;         // a number of this process that names it, plus one
-  std::uint32_t acceptor = 0;           // thread of this process that accepted it; 0 = another's
-  std::int64_t accepted_cpu_ns = 0;     // that thread's processor time then
-  std::uint32_t accepted_at = 0;        // givings() when this process accepted it, plus one (untouched.h)
-  bool hidden = false;                  // `descriptor` is inlay's own: the program closed all of its
-  std::uint32_t closed = 0;             // the number a call is still under way on, plus one (under_way.h)
+  // Guarded by the slot's life_lock; what is atomic is looked at without it, where a moment too
+  // early or late makes no difference.
+  std::atomic<Task *> task{nullptr};                    // the helper's work on this session
+  std::atomic<const policy::Policy *> policy{nullptr};  // what decided, for judging the peer
+  // What its peer's identity was judged by last (policy_watch.cc); 0 = nothing.
+  std::uint32_t trust = 0;
+  std::atomic<std::uint32_t> descriptor{0};  // a number of this process that names it, plus one
+  std::uint32_t acceptor = 0;                // thread of this process that accepted it; 0 = another's
+  std::int64_t accepted_cpu_ns = 0;          // that thread's processor time then
+  // givings() when this process accepted it, plus one (untouched.h).
+  std::uint32_t accepted_at = 0;
+  std::atomic<bool> hidden{false};  // `descriptor` is inlay's own: the program closed all of its
+  // The number a call is still under way on, plus one (under_way.h).
+  std::atomic<std::uint32_t> closed{0};
   std::int64_t closed_ns = 0;
   bool bound = false;                   // the program chose the port it connected from
   bool inherited = false;               // over exec: the names it was reached by are not known here
@@ -60,11 +64,12 @@ struct Local {
   void reset() noexcept;
 };
 
-// Frees what the process cached for reading, with the receive_lock held; for writing, with the send_lock.
+// Frees what the process cached for reading, with the receive_lock held; for writing, with the
+// send_lock.
 void drop_opening(Local &mine) noexcept;
 void drop_sealing(Local &mine) noexcept;
-// Both, when nobody is at work with it any more: another thread may be, in a call that does not sleep
-// (under_way.h). In a signal's handler that interrupted such work it stays.
+// Both, when nobody is at work with it any more: another thread may be, in a call that does not
+// sleep (under_way.h). In a signal's handler that interrupted such work it stays.
 void drop_local(Slot &slot) noexcept;
 
 }  // namespace inlay::shim

@@ -4,6 +4,7 @@
 
 #include "policy/policy.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/published.h"
 #include "shim/boot/log.h"
 #include "shim/session/internal.h"
 #include "shim/session/lifetime.h"
@@ -64,7 +65,7 @@ void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason
   if (slot != nullptr) {
     fields.direction = slot->direction;
     fields.rule = rule_of(local(const_cast<Slot &>(*slot)).policy, slot->direction, slot->rule);
-    fields.peer_id = slot->peer_id;
+    fields.peer_id = published(slot->peer_id);
     fields.bytes_in = slot->bytes_in.load(std::memory_order_relaxed);
     fields.bytes_out = slot->bytes_out.load(std::memory_order_relaxed);
   } else {

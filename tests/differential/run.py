@@ -31,7 +31,7 @@ SANITIZER_OPTIONS = {
     # A process may end in the middle of anything; the end of a thread is not for what it was cancelled in.
     "ASAN_OPTIONS": "detect_leaks=0:use_sigaltstack=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": "die_after_fork=0",
+    "TSAN_OPTIONS": "die_after_fork=0:report_thread_leaks=0",
 }
 
 
