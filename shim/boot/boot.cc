@@ -16,10 +16,11 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/gate.h"
 #include "shim/arena/process.h"
+#include "shim/arena/kernel.h"
+#include "shim/boot/clock.h"
 #include "shim/boot/environment.h"
 #include "shim/boot/forking.h"
 #include "shim/boot/heap.h"
-#include "shim/arena/kernel.h"
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
 #include "shim/boot/own_table.h"
@@ -107,6 +108,7 @@ void start(char *const environment[]) noexcept {
   bool is_strict = contained || (strict != nullptr && std::strcmp(strict, "1") == 0);
   bool gate_open = contained && open_gate();
   if (gate_open) pass_through_gate();
+  bind_clock();
   give_heap_to_openssl();
   remember_environment(environment);
   remember_strictness(is_strict);

@@ -42,6 +42,36 @@ class Echo(Family):
         assert ctx.canary not in client.stdout
 
 
+class EchoBeside(Echo):
+    """Beside another library that is preloaded, in both programs: allocators that hooks are called from, a clock that lies."""
+
+    def __init__(self, name, library, outside=False, **variables):
+        self.library = "/usr/lib/x86_64-linux-gnu/" + library
+        self.outside = outside  # of `inlay run`, which is in it then, too
+        self.variables = variables
+        super().__init__(name)
+
+    def start(self, ctx, name, script, words, config):
+        beside = {"LD_PRELOAD": self.library, **self.variables}
+        command = [PYTHON, SCRIPTS / "beside.py", self.library, SCRIPTS / script, *words]
+        if self.outside:
+            return ctx.start(name, command, config, env={**ctx.env, **beside})
+        return ctx.start(name, ["env", *(f"{key}={value}" for key, value in beside.items()), *command], config)
+
+    def start_server(self, ctx, port, config):
+        server = self.start(ctx, "echo-server", self.server[0], [port], config)
+        ctx.until_listening(port, server)
+        return server
+
+    def exchange(self, ctx, port, config):
+        for size in (0, 1, 16385, 8 << 20):
+            client = self.start(ctx, "echo-client", self.client, [port, ctx.canary.decode(), size], config)
+            assert ctx.succeed(client) == b"intact\n"
+
+    def attempt(self, ctx, port, config):
+        return self.start(ctx, "echo-client", self.client, [port, ctx.canary.decode(), 1000, "show"], config)
+
+
 class EchoNode(Echo):
     """node's ways to share the work; the clients are Python's."""
 
@@ -100,6 +130,9 @@ class EchoBash(Echo):
 Echo("echo-blocking")
 Echo("echo-asyncio", client="echo_client_asyncio.py")
 Echo("echo-forking", server=("forking_server.py", "fork"))
+EchoBeside("echo-jemalloc-T80", "libjemalloc.so.2", outside=True)
+EchoBeside("echo-tcmalloc-T80", "libtcmalloc_minimal.so.4")
+EchoBeside("echo-faketime-T80", "faketime/libfaketime.so.1", FAKETIME="-3650d")
 Echo("echo-exec", server=("forking_server.py", "exec"))
 Echo("echo-spawn", server=("spawning_server.py",))
 EchoBash("echo-bash")
