@@ -226,7 +226,7 @@ bool Handshake::State::open_ssl() {
   input = from.get();
   output = to.get();
   SSL_set_bio(ssl.get(), from.release(), to.release());
-  SSL_set_app_data(ssl.get(), &context);
+  if (SSL_set_app_data(ssl.get(), &context) != 1) return false;
   if (context.role == Role::client)
     SSL_set_connect_state(ssl.get());
   else
