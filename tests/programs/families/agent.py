@@ -132,7 +132,7 @@ def core_dump(ctx, process):
     unlimited = (resource.RLIM_INFINITY,) * 2
     resource.prlimit(process.pid, resource.RLIMIT_CORE, unlimited)
     folder = pathlib.Path(os.readlink(f"/proc/{process.pid}/cwd"))
-    process.send_signal(signal.SIGQUIT)
+    process.send_signal(signal.SIGTRAP)  # SIGQUIT is ignored in what a shell starts behind itself
     ctx.finish(process)
     dump, = folder.glob("core*")
     data = dump.read_bytes()
