@@ -14,13 +14,16 @@ void hear_all(int listener) {
   note_rest(fd);
 }
 
-void hear_all_met(int listener) {
-  int fd = take(listener);
-  meet();
-  note_rest(fd);
-}
-
-Scenario copies{"descriptors/copies", hear_all_met, [](std::uint16_t port) {
+// Once the connection is up: what inlay opens then has had its numbers.
+Scenario copies{"descriptors/copies",
+                [](int listener) {
+                  int fd = take(listener);
+                  note_data("heard", receive_exactly(fd, 8));
+                  meet();
+                  meet();
+                  note_rest(fd);
+                },
+                [](std::uint16_t port) {
                   int fd = dial(port);
                   int second = dup(fd);
                   int third = fcntl(fd, F_DUPFD_CLOEXEC, 50);
@@ -34,6 +37,7 @@ Scenario copies{"descriptors/copies", hear_all_met, [](std::uint16_t port) {
                   note("dup2 of nothing", dup2(99, fd));
                   note("send", send(fd, "one ", 4, 0));
                   note("send", send(second, "two ", 4, 0));
+                  meet();
                   note("close", close(fd));
                   note("closed", send(fd, "x", 1, 0));
                   note("send", send(third, "three ", 6, 0));
