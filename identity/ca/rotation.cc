@@ -52,12 +52,18 @@ Stored<AuthorityRow> new_row(const Seal &seal, AuthorityKind kind, AuthorityStat
   return row;
 }
 
+// Names that differ, of two made in one second, too: a CRL is matched by its issuer's name, and
+// people read them.
+std::string new_name(std::string_view kind, std::time_t now) {
+  std::array<unsigned char, 4> random{};
+  RAND_bytes_ex(library_context(), random.data(), random.size(), 0);
+  return fmt::format("inlay {} {} {:02x}", kind, time_text(now), fmt::join(random, ""));
+}
+
 Stored<void> add_root(AuthorityRows &rows, const Seal &seal, const RotationSettings &settings,
                       AuthorityState state, std::time_t now) {
-  // Names that differ: a CRL is matched by its issuer's name, and people read them.
-  auto root =
-      Authority::create(settings.trust_domain, now,
-                        {settings.root_lifetime, 1, fmt::format("inlay root {}", time_text(now))});
+  auto root = Authority::create(settings.trust_domain, now,
+                                {settings.root_lifetime, 1, new_name("root", now)});
   if (!root) return store_failure(StoreProblem::internal, root.error().message);
   auto row = new_row(seal, AuthorityKind::root, state, root->key(),
                      certificate_der(root->certificate()), now, root->not_after());
@@ -73,11 +79,7 @@ Stored<void> add_intermediate(AuthorityRows &rows, const Seal &seal,
   auto authority = unsealed_root(*root, seal, settings.trust_domain);
   if (!authority) return store_failure(StoreProblem::internal, authority.error());
   const std::time_t lifetime = std::min(settings.intermediate_lifetime, root->not_after - now);
-  std::array<unsigned char, 4> random{};
-  RAND_bytes_ex(library_context(), random.data(), random.size(), 0);
-  auto made = authority->create_intermediate(
-      now, lifetime,
-      fmt::format("inlay intermediate {} {:02x}", time_text(now), fmt::join(random, "")));
+  auto made = authority->create_intermediate(now, lifetime, new_name("intermediate", now));
   if (!made) return store_failure(StoreProblem::internal, made.error().message);
   auto row = new_row(seal, AuthorityKind::intermediate, AuthorityState::active, made->key(),
                      certificate_der(made->certificate()), now, made->not_after());

@@ -293,6 +293,19 @@ TEST_CASE("what ends is named 60, 30, 7 and 1 days before, and louder each time"
         "it ends at 1972-09-27T00:00:00Z, in 5 days: replace it");
 }
 
+TEST_CASE("two roots made in one second have different names") {
+  Life life;
+  REQUIRE(prepare_root(life.rows, life.seal, life.settings, life.now));
+  std::vector<std::string> roots;
+  for (const AuthorityRow &row : life.rows) {
+    if (row.kind == AuthorityKind::root) roots.push_back(row.certificate);
+  }
+  REQUIRE(roots.size() == 2);
+  const X509StackPtr chain = chain_of(roots);
+  CHECK(X509_NAME_cmp(X509_get_subject_name(sk_X509_value(chain.get(), 0)),
+                      X509_get_subject_name(sk_X509_value(chain.get(), 1))) != 0);
+}
+
 TEST_CASE("a prepared root can be taken back; with --now it signs at once") {
   Life life;
   REQUIRE(prepare_root(life.rows, life.seal, life.settings, life.now));
