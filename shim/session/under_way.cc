@@ -57,7 +57,7 @@ bool is_open(int number) noexcept {
 
 // What a thread of this process does: proc(5), /proc/PID/syscall: "running", or the number of the
 // call it sleeps in and its arguments.
-Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noexcept {
+Asleep look_at(std::uint32_t thread, Slot &slot, std::uint32_t closed) noexcept {
   ProcPath path;
   path.before("/syscall").before(thread).before("/proc/self/task/");
   long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
@@ -66,7 +66,8 @@ Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noe
   long got = kernel::call(SYS_read, file, kernel::word(line), sizeof(line) - 1);
   kernel::close(static_cast<int>(file));
   if (got <= 0) return Asleep::elsewhere;
-  if (line[0] == 'r') return Asleep::awake;
+  // "-1": it waits for a page.
+  if (line[0] == 'r' || line[0] == '-') return Asleep::awake;
   if (line[0] < '0' || line[0] > '9') return Asleep::elsewhere;
   const char *at = line;
   auto call = static_cast<long>(parse_number(at));
@@ -83,7 +84,10 @@ Asleep look_at(std::uint32_t thread, const Slot &slot, std::uint32_t closed) noe
     }
     case SYS_futex: {  // for the session's state, or one of its locks
       auto begin = reinterpret_cast<std::uint64_t>(&slot);
-      return first - begin < sizeof(Slot) ? Asleep::here : Asleep::elsewhere;
+      if (first - begin < sizeof(Slot)) return Asleep::here;
+      // On its way out of the call it takes locks of the library, too.
+      bool may_leave = local(slot).caller.load(std::memory_order_relaxed) == thread;
+      return may_leave ? Asleep::awake : Asleep::elsewhere;
     }
     case SYS_ppoll:
       return Asleep::awake;  // of what is not told
