@@ -74,7 +74,9 @@ void bind_clock() noexcept {
     const Elf64_Sym &symbol = vdso.symbols[i];
     if (symbol.st_shndx == SHN_UNDEF || std::strcmp(vdso.strings + symbol.st_name, kName) != 0)
       continue;
-    g_clock.store(reinterpret_cast<Clock>(vdso.base + symbol.st_value), std::memory_order_release);
+    g_clock.store(
+        reinterpret_cast<Clock>(reinterpret_cast<std::uintptr_t>(vdso.base) + symbol.st_value),
+        std::memory_order_release);
     return;
   }
 }
