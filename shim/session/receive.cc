@@ -164,6 +164,8 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
       }
       if (outcome.fill == Fill::error) {
         if (ended_by_us(slot, outcome.error)) break;
+        // Another thread closed the number between the look at it and the read: on with a copy.
+        if (outcome.error == EBADF && call.counted && !names(slot, call)) continue;
         if (sink.delivered() > 0) {
           keep_error(slot, outcome.error);
           break;
