@@ -46,7 +46,7 @@ class EchoBeside(Echo):
     """Beside another library that is preloaded, in both programs: allocators that hooks are called from, a clock that lies."""
 
     def __init__(self, name, library, outside=False, **variables):
-        self.library = "/usr/lib/x86_64-linux-gnu/" + library
+        self.library = library  # as ld.so(8) finds it
         self.outside = outside  # of `inlay run`, which is in it then, too
         self.variables = variables
         super().__init__(name)
@@ -132,7 +132,7 @@ Echo("echo-asyncio", client="echo_client_asyncio.py")
 Echo("echo-forking", server=("forking_server.py", "fork"))
 EchoBeside("echo-jemalloc-T80", "libjemalloc.so.2", outside=True)
 EchoBeside("echo-tcmalloc-T80", "libtcmalloc_minimal.so.4")
-EchoBeside("echo-faketime-T80", "faketime/libfaketime.so.1", FAKETIME="-3650d")
+EchoBeside("echo-faketime-T80", "/usr/$LIB/faketime/libfaketime.so.1", FAKETIME="-3650d")
 Echo("echo-exec", server=("forking_server.py", "exec"))
 Echo("echo-spawn", server=("spawning_server.py",))
 EchoBash("echo-bash")

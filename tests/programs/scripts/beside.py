@@ -6,6 +6,6 @@ import sys
 
 library, *sys.argv = sys.argv[1:]
 with open("/proc/self/maps", encoding="ascii") as maps:
-    if os.path.realpath(library) not in maps.read():
+    if os.path.basename(library) not in maps.read():
         sys.exit(f"{library} is not here")
 runpy.run_path(sys.argv[0], run_name="__main__")
