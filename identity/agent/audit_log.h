@@ -13,9 +13,9 @@
 
 #include "identity/agent/entry.h"
 #include "identity/agent/metrics.h"
-#include "identity/rpc/rate_limit.h"
 #include "identity/agent/workload.h"
-#include "policy/line_log.h"
+#include "identity/rpc/event_log.h"
+#include "identity/rpc/rate_limit.h"
 
 namespace inlay::identity::agent {
 
@@ -32,24 +32,19 @@ struct AuditRecord {
 
 class AuditLog {
  public:
-  explicit AuditLog(Counters &counters) : counters_(counters) {}
+  explicit AuditLog(Counters &counters) : events_("agent", counters.lost_log_lines) {}
 
-  // From now on to `file` (absolute; made 0640 when it is not there), or to standard error for "".
-  // The same file is opened anew: it may have been moved away. On an error all stays as it was.
-  tl::expected<void, std::string> open(const std::string &file);
+  tl::expected<void, std::string> open(const std::string &file) { return events_.open(file); }
 
-  // Any thread. What cannot be written is lost and counted; nothing else depends on it. Of refusals
-  // one user can cause so many a second; the next line says how many there were more.
+  // Any thread. Of refusals one user can cause so many a second; the next line says how many there
+  // were more.
   void write(const AuditRecord &record);
-  enum class Level : std::uint8_t { info, warning, error };
-  void note(Level level, std::string_view message);
+  using Level = rpc::EventLog::Level;
+  void note(Level level, std::string_view message) { events_.note(level, message); }
 
  private:
-  void write_line(std::string line);
-
-  Counters &counters_;
+  rpc::EventLog events_;
   rpc::RateLimit<uid_t> refusals_{50, 500};
-  policy::LineLog lines_;
   std::mutex mutex_;
   std::map<uid_t, std::uint64_t> not_written_;  // refusals beyond the limit
 };

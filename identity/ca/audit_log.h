@@ -8,7 +8,7 @@
 #include <string_view>
 #include <tl/expected.hpp>
 
-#include "policy/line_log.h"
+#include "identity/rpc/event_log.h"
 
 namespace inlay::identity::ca {
 
@@ -27,25 +27,23 @@ struct AuditRecord {
   std::string_view by = {};  // the administrator: his user's name
 };
 
-// The line, with its end. What is no UTF-8 is replaced.
+// The line that write() writes.
 std::string audit_line(const AuditRecord &record);
 
 class AuditLog {
  public:
-  // As policy::LineLog::open().
-  tl::expected<void, std::string> open(const std::string &file) { return lines_.open(file); }
+  tl::expected<void, std::string> open(const std::string &file) { return events_.open(file); }
 
-  // Any thread. What cannot be written is lost and counted; nothing else depends on it: a full disk
-  // must not end service.
+  // Any thread.
   void write(const AuditRecord &record);
-  enum class Level : std::uint8_t { info, warning, error };
-  void note(Level level, std::string_view message);
+  using Level = rpc::EventLog::Level;
+  void note(Level level, std::string_view message) { events_.note(level, message); }
 
-  std::uint64_t lost() const noexcept { return lost_; }
+  std::uint64_t lost() const noexcept { return lost_; }  // lines
 
  private:
-  policy::LineLog lines_;
   std::atomic<std::uint64_t> lost_ = 0;
+  rpc::EventLog events_{"authority", lost_};
 };
 
 }  // namespace inlay::identity::ca

@@ -150,7 +150,7 @@ bool ConfigReader::read_top(const toml::table &top) {
   config_.rotation.trust_domain = config_.trust_domain;
   config_.rotation.upstream = !config_.upstream.empty();
   return log == nullptr || (known_keys(*log, "[log]", {"file"}) &&
-                            need(*log, "[log]", "file", "file = \"/var/log/inlay/ca.jsonl\"") &&
+                            need(*log, "[log]", "file", "file = \"/var/log/inlay-ca/ca.jsonl\"") &&
                             take_path(*log, "file", &config_.log_file));
 }
 

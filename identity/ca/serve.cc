@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <functional>
 
 #include "identity/ca/audit_log.h"
 #include "identity/ca/command_words.h"
@@ -29,7 +30,7 @@ policy::UniqueFd signals() {
   std::signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&set, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   return policy::UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
 }
@@ -41,13 +42,29 @@ void raise_descriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Until a signal comes. What is in force is asked for under the lock of the thread that looks at
+// SIGHUP: what daemons do at it when a log was moved away. The configuration is taken at the start.
+void open_again(AuditLog &audit, const std::string &file) {
+  if (auto opened = audit.open(file); !opened) {
+    audit.note(AuditLog::Level::error, "the log stays where it was: " + opened.error());
+  } else {
+    audit.note(AuditLog::Level::info,
+               "the log is open anew; a changed configuration is taken by a new start alone");
+  }
+}
+
+// Until SIGTERM or SIGINT. What is in force is asked for under the lock of the thread that looks at
 // the store, so that a watchdog notices when that is stuck.
-void serve_until_told(int signal_fd, const Server &server, const rpc::ServiceManager &manager) {
+void serve_until_told(int signal_fd, const Server &server, const rpc::ServiceManager &manager,
+                      const std::function<void()> &hang_up) {
   const std::int64_t often = manager.watchdog() / 2;
   const int timeout = often > 0 ? static_cast<int>(std::clamp<std::int64_t>(often, 1, 60'000)) : -1;
-  signalfd_siginfo info;
-  while (::read(signal_fd, &info, sizeof info) < 0) {
+  while (true) {
+    signalfd_siginfo info;
+    if (::read(signal_fd, &info, sizeof info) == sizeof info) {
+      if (info.ssi_signo != SIGHUP) return;
+      hang_up();
+      continue;
+    }
     pollfd waiting{.fd = signal_fd, .events = POLLIN, .revents = 0};
     ::poll(&waiting, 1, timeout);
     if (often > 0 && server.in_force() != nullptr) manager.alive();
@@ -108,7 +125,8 @@ int serve_command(const std::vector<std::string> &words) {
   audit.note(AuditLog::Level::info, fmt::format("inlay-ca " INLAY_VERSION " of {} listens at {}",
                                                 state.config.trust_domain, where));
   manager.ready(fmt::format("serves {} at {}", state.config.trust_domain, where));
-  serve_until_told(signal_fd.get(), **server, manager);
+  serve_until_told(signal_fd.get(), **server, manager,
+                   [&] { open_again(audit, state.config.log_file); });
   manager.stopping();
   server->reset();
   audit.note(AuditLog::Level::info, "inlay-ca ends");

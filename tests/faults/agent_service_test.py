@@ -107,6 +107,17 @@ class Changes(unittest.TestCase):
         as_user(ALICE, lambda: bool(attached(self.agent)))
         self.assertIn("agent.toml", Client(self.agent).ask(STATUS)[1].decode())
 
+    def test_a_log_that_was_moved_away_is_made_anew_with_the_next_line(self):
+        moved = self.agent.folder / "audit.jsonl.1"
+        self.assertEqual(as_user(NOBODY, lambda: Client(self.agent).refusal(ATTACH, attach_request())), "no-entry")
+        self.agent.log.rename(moved)  # as logrotate does
+        self.assertEqual(as_user(BOB, lambda: bool(attached(self.agent))), True)
+        self.agent.audited(event="attached", uid=BOB)
+        self.assertEqual(self.agent.events(uid=NOBODY), [])
+        self.assertEqual(self.agent.log.stat().st_mode & 0o777, 0o640 & ~0o022)
+        self.assertIn('"no-entry"', moved.read_text())
+        self.assertNotIn("attached", moved.read_text())
+
     def test_a_new_policy_reaches_who_is_attached(self):
         ready, reloaded = socket.socketpair()
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pwd
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -112,6 +113,33 @@ class Commands(unittest.TestCase):
             self.assertIn("the root ends at ", server.stderr.readline())
             server.terminate()
         self.assertNotIn("begins", self.run_ca("rotate", "prepare").stdout)
+
+    def test_a_log_that_was_moved_away_is_made_anew_by_whoever_writes_next(self):
+        log = self.path / "audit.jsonl"
+        with self.config.open("a") as config:
+            config.write(f'listen = "127.0.0.1:0"\n[log]\nfile = "{log}"\n')
+
+        def lines():
+            return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+        def wait_for(message):
+            while not any(message in line.get("message", "") for line in lines()):
+                self.assertIsNone(server.poll(), message)
+                time.sleep(0.01)
+        server = subprocess.Popen([INLAY_CA, "serve", "--config", self.config], stdin=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        wait_for("listens at")
+        log.rename(self.path / "audit.jsonl.1")
+        self.run_ca("token", "--node", "web-1")
+        self.assertEqual([line["event"] for line in lines()], ["token"])
+        log.rename(self.path / "audit.jsonl.2")
+        server.send_signal(signal.SIGHUP)  # no need, and no harm
+        wait_for("the log is open anew")
+        log.rename(self.path / "audit.jsonl.3")
+        server.terminate()
+        self.assertEqual(server.wait(), 0)
+        self.assertEqual([line["message"] for line in lines()], ["inlay-ca ends"])
 
     def test_what_an_entry_must_not_be(self):
         policy = self.path / "bad.toml"
