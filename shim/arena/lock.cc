@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 
+#include <cerrno>
 #include <csignal>
 #include <ctime>
 
@@ -101,6 +102,23 @@ LockResult SharedLock::contend(Participant me, std::uintptr_t interrupted) noexc
       }
     }
   }
+}
+
+void SharedLock::outwait() noexcept {
+  // Written, not read: whoever takes it later sees what this thread did before.
+  const Participant owner = owner_in(word_.fetch_or(0, std::memory_order_acq_rel));
+  if (owner == 0 || owner == kBroken || owner == this_thread()) return;
+  for (;;) {
+    Participant seen = word_.load(std::memory_order_acquire);
+    if (owner_in(seen) != owner) break;
+    if ((seen & kWaiters) == 0 &&
+        !word_.compare_exchange_strong(seen, seen | kWaiters, std::memory_order_relaxed)) {
+      continue;
+    }
+    if (sleep(seen | kWaiters) == -ETIMEDOUT && !lives(this, owner)) break;
+  }
+  // The one that was woken may have been this one.
+  kernel::call(SYS_futex, kernel::word(&word_), FUTEX_WAKE, 1);
 }
 
 // A futex is 32 bits: of the word, those with the mark and the thread.

@@ -30,6 +30,9 @@ class SharedLock {
   // After exec: frees a lock that `thread` holds, which is of the image before this one. True when
   // it did: what the lock protects may be half-written.
   bool release_for(Participant thread) noexcept;
+  // Returns when nobody holds it who does now, another thread that is: without taking it, so that who is
+  // killed here breaks nothing.
+  void outwait() noexcept;
   // In a forked child: forgets an owner that was another thread of the parent, for locks that are
   // private to the process.
   void reset() noexcept { word_.store(0, std::memory_order_relaxed); }

@@ -8,6 +8,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/session.h"
 
@@ -57,7 +58,7 @@ bool takes_reset(Slot &slot) noexcept {
 }
 
 ssize_t receive_on_failed(Slot &slot) noexcept {
-  bool shared = &slot == &closing_session();  // many connections' failure, each its own
+  bool shared = is_closing(slot);  // many connections' failure, each its own
   if (!shared && slot.error_taken.exchange(true, std::memory_order_relaxed)) return 0;
   errno = ECONNRESET;
   return -1;
@@ -72,7 +73,7 @@ ssize_t broken_pipe(int flags) noexcept {
 }
 
 ssize_t send_on_failed(Slot &slot, int flags) noexcept {
-  bool shared = &slot == &closing_session();
+  bool shared = is_closing(slot);
   if (!shared && slot.error_taken.exchange(true, std::memory_order_relaxed)) return broken_pipe(flags);
   errno = ECONNRESET;
   return -1;

@@ -178,6 +178,7 @@ int flush_blocking(Slot &slot, UnderWay &call) {
       return ECONNRESET;
     }
     note_sent(slot, sent);
+    if (result == EBADF && !names(slot, call)) result = 0;  // closed on the way to sleep
   }
   return result;
 }

@@ -55,6 +55,9 @@ void report_address(int fd, policy::Event event, policy::Reason reason, std::uin
 bool is_unconnected(const Slot &slot) noexcept;
 ssize_t send_unconnected(int fd, std::span<const iovec> parts, int flags);
 ssize_t receive_unconnected(int fd, std::span<const iovec> parts, int flags);
+// A file that inlay has no business with.
+ssize_t send_by_kernel(int fd, std::span<const iovec> parts, int flags);
+ssize_t receive_by_kernel(int fd, std::span<const iovec> parts, int flags);
 
 // --- hidden readiness (hide.cc) -----------------------------------------------------------------
 

@@ -24,6 +24,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
 #include "shim/session/under_way.h"
@@ -40,18 +41,7 @@ constexpr std::int64_t kExitPatienceNs = 5'000'000'000;
 
 std::atomic<std::uint32_t> g_lingering{0};
 
-// What a number names between the end of its session and the kernel's close: always failed, so that
-// another thread's write can't slip through in the clear.
-alignas(Slot) std::byte g_closing_storage[sizeof(Slot)];  // raw: no constructor at load
-
-bool is_closing(const Slot &slot) noexcept {
-  return static_cast<const void *>(&slot) == static_cast<const void *>(g_closing_storage);
-}
-
 std::uint64_t closing_word() noexcept { return managed_word(&closing_session()); }
-
-// The kernel has closed the number: it is whoever's comes next.
-void release_number(int fd) noexcept { replace_descriptor_word(fd, closing_word(), kUnknown); }
 
 // Another number of this process that names the session.
 int other_descriptor(Slot &slot, int not_this) noexcept {
@@ -118,13 +108,20 @@ bool end_is_due(Slot &slot) noexcept {
 
 enum class End : std::uint8_t { other_descriptors, ended, lingers };
 
-// Ends what `fd` names, all but the close itself, after which the caller resets fd's word.
-End end_descriptor(Slot &slot, int fd) noexcept {
+// Calls of other threads that found the number to be the session's do their system call on it under
+// these locks, or sleep: it may have another file as soon as they are there.
+void let_calls_through(Slot &slot) noexcept {
+  slot.receive_lock.outwait();
+  slot.send_lock.outwait();
+  let_sleep(slot);
+}
+
+End end_with_descriptor(Slot &slot, int fd) noexcept {
   Locked life(slot.life_lock);
-  struct Closing {
+  struct Leaving {
     int fd;
-    ~Closing() { set_descriptor_word(fd, closing_word()); }
-  } closing{fd};
+    ~Leaving() { leaves(fd); }
+  } leaving{fd};
   Local &mine = local(slot);
   Holder *holder = find_holder(slot, this_process());
   if (holder != nullptr && holder->descriptors.fetch_sub(1, std::memory_order_acq_rel) > 1) {
@@ -171,9 +168,9 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   release_holder(slot, this_process());
   mine.descriptor = 0;
   if (last) {
-    // In-flight calls of other threads see the new state, then the new generation.
+    // In-flight calls of other threads see the word, the new state, then the new generation.
+    leaves(fd);
     set_state(slot, State::failed);
-    set_descriptor_word(fd, closing_word());
     life.unlock();
     free_slot(slot);
   } else {
@@ -182,13 +179,14 @@ End end_descriptor(Slot &slot, int fd) noexcept {
   return End::ended;
 }
 
-}  // namespace
-
-Slot &closing_session() noexcept {
-  auto *slot = reinterpret_cast<Slot *>(g_closing_storage);
-  slot->state.store(State::failed, std::memory_order_relaxed);
-  return *slot;
+// Ends what `fd` names, all but the close itself, after which has_left() is due.
+End end_descriptor(Slot &slot, int fd) noexcept {
+  End end = end_with_descriptor(slot, fd);
+  let_calls_through(slot);
+  return end;
 }
+
+}  // namespace
 
 std::atomic<std::uint32_t> &lingering() noexcept { return g_lingering; }
 
@@ -290,6 +288,7 @@ void expect_child() noexcept {
 }
 
 void join_as_child(Slot &slot, int fd) noexcept {
+  if (is_leaving(slot)) set_descriptor_word(fd, closing_word());  // by a thread that is not here
   if (is_closing(slot)) return;
   if (slot.cookie.load(std::memory_order_acquire) == 0) {
     set_descriptor_word(fd, closing_word());  // it ended before this process could run
@@ -333,7 +332,7 @@ int close_managed(Slot &slot, int fd) {
   if (is_closing(slot)) {
     // Refused without a slot, or two threads close it: the kernel decides.
     int closed = next.close(fd);
-    if (closed == 0) release_number(fd);
+    if (closed == 0) has_left(fd);
     return closed;
   }
   // A cancelled thread closes nothing (the C library acts on the request before the system call),
@@ -341,7 +340,7 @@ int close_managed(Slot &slot, int fd) {
   pthread_testcancel();
   end_descriptor(slot, fd);
   long result = kernel::close(fd);
-  release_number(fd);
+  has_left(fd);
   if (result == 0) return 0;
   errno = static_cast<int>(-result);
   return -1;
@@ -376,7 +375,7 @@ void after_close_range(unsigned first, unsigned last) noexcept {
   int highest = highest_descriptor();
   for (int fd = first > static_cast<unsigned>(INT_MAX) ? INT_MAX : static_cast<int>(first);
        fd <= highest && static_cast<unsigned>(fd) <= last; ++fd) {
-    release_number(fd);
+    has_left(fd);
   }
 }
 

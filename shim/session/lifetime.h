@@ -21,8 +21,6 @@ void join_late(Slot &slot, int fd) noexcept;
 void forget_session(Slot &slot, int fd) noexcept;
 // As forget_session without a descriptor of this process.
 void drop_session(Slot &slot) noexcept;
-// Stands for what has no session of its own and must fail: every call on it does.
-Slot &closing_session() noexcept;
 // The program closed fd while inlay keeps the connection: takes it out of every epoll set that may
 // hold it, which would go on reporting it (watches.cc).
 void leave_watches(Local &mine, int fd) noexcept;

@@ -14,6 +14,7 @@
 #include "shim/hooks/next.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/receive.h"
 #include "shim/session/record_reader.h"
 #include "shim/session/session.h"
@@ -115,6 +116,7 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
     }
     State state = slot.state.load(std::memory_order_acquire);
     if (state == State::failed) {
+      if (!names(slot, call)) continue;  // closed just now
       if (sink.delivered() > 0) break;
       return receive_on_failed(slot);
     }
@@ -164,7 +166,7 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
       }
       if (outcome.fill == Fill::error) {
         if (ended_by_us(slot, outcome.error)) break;
-        // Another thread closed the number between the look at it and the read: on with a copy.
+        // By a close that no hook of this process saw: on with a copy.
         if (outcome.error == EBADF && call.counted && !names(slot, call)) continue;
         if (sink.delivered() > 0) {
           keep_error(slot, outcome.error);
@@ -204,6 +206,7 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
     }
     ssize_t woken = sleep_until_readable(call);
     if (woken < 0 && ended_by_us(slot, errno)) continue;  // the reader says how it ends
+    if (woken < 0 && errno == EBADF && !names(slot, call)) continue;  // closed on the way to sleep
     if (woken < 0) {
       if (errno == EAGAIN) local(slot).expects_wait.store(false, std::memory_order_relaxed);
       if (errno == ECONNRESET || errno == ETIMEDOUT) {
@@ -228,16 +231,15 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
 
 }  // namespace
 
-ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  if (is_unconnected(slot)) return receive_unconnected(fd, parts, flags);
+static ssize_t receive_by(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
   if ((flags & MSG_ERRQUEUE) != 0) {
     msghdr message{};
     message.msg_iov = const_cast<iovec *>(parts.data());
     message.msg_iovlen = parts.size();
-    return next.recvmsg(fd, &message, flags);
+    return next.recvmsg(call.fd, &message, flags);
   }
   if ((flags & MSG_OOB) != 0) {
-    note_unsupported(slot, fd, "MSG_OOB");
+    note_unsupported(slot, call.fd, "MSG_OOB");
     errno = EINVAL;  // what TCP says when there is no urgent data
     return -1;
   }
@@ -248,10 +250,31 @@ ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
     parts = {&nowhere, 1};
     flags = (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC;
   }
-  UnderWay call(slot, fd);
   ssize_t got = receive_under_way(slot, call, parts, flags);
   leave(slot, call);
   return no_room && got > 0 ? 0 : got;
+}
+
+ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  Slot *now = &slot;
+  for (int arrivals = 0; arrivals < kMostArrivals; ++arrivals) {
+    if (is_unconnected(*now)) return receive_unconnected(fd, parts, flags);
+    if (!is_leaving(*now)) {
+      UnderWay call(*now, fd);
+      ssize_t got = receive_by(*now, call, parts, flags);
+      if (got >= 0 || errno != EBADF || call.counted) return got;
+    }
+    // The number is another file's since the hook looked at it: to the kernel the call begins there.
+    Arrival arrival = arrival_at(fd);
+    if (arrival.error != 0) {
+      errno = arrival.error;
+      return -1;
+    }
+    now = arrival.slot;
+    if (now == nullptr) return receive_by_kernel(fd, parts, flags);
+  }
+  errno = EBADF;
+  return -1;
 }
 
 ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) {

@@ -7,6 +7,7 @@
 #include "shim/arena/published.h"
 #include "shim/boot/log.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
 
@@ -54,8 +55,8 @@ std::string_view rule_of(const policy::Policy *policy, Direction direction,
 
 void report(const Slot *slot, int fd, policy::Event event, policy::Reason reason,
             std::string_view detail) noexcept {
-  // closing_session() is in no arena: it has nothing to tell.
-  if (slot != nullptr && slot == &closing_session()) slot = nullptr;
+  // It is in no arena, and has nothing to tell.
+  if (slot != nullptr && is_closing(*slot)) slot = nullptr;
   boot::LogFields fields;
   fields.event = event;
   fields.reason = reason;

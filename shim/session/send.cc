@@ -20,6 +20,7 @@
 #include "shim/arena/process.h"
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/session.h"
 #include "shim/session/under_way.h"
 
@@ -274,6 +275,7 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
     }
     State state = slot.state.load(std::memory_order_acquire);
     if (state == State::failed) {
+      if (!names(slot, call)) continue;  // closed just now
       if (done > 0) break;
       return send_on_failed(slot, flags);
     }
@@ -388,25 +390,45 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
   return -1;
 }
 
-ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  if (is_unconnected(slot)) return send_unconnected(fd, parts, flags);
+static ssize_t send_by(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
   if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
-    note_unsupported(slot, fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
+    note_unsupported(slot, call.fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
     errno = EOPNOTSUPP;
     return -1;
   }
   if ((flags & MSG_FASTOPEN) != 0 && slot.state.load(std::memory_order_acquire) > State::connecting) {
     // A connection there is already: the kernel's errno, asked for without a byte.
-    long none = kernel::send(fd, nullptr, 0, MSG_FASTOPEN | MSG_DONTWAIT | MSG_NOSIGNAL);
+    long none = kernel::send(call.fd, nullptr, 0, MSG_FASTOPEN | MSG_DONTWAIT | MSG_NOSIGNAL);
     if (none < 0) {
       errno = static_cast<int>(-none);
       return -1;
     }
   }
-  UnderWay call(slot, fd);
   ssize_t sent = send_under_way(slot, call, parts, flags);
   leave(slot, call);
   return sent;
+}
+
+ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
+  Slot *now = &slot;
+  for (int arrivals = 0; arrivals < kMostArrivals; ++arrivals) {
+    if (is_unconnected(*now)) return send_unconnected(fd, parts, flags);
+    if (!is_leaving(*now)) {
+      UnderWay call(*now, fd);
+      ssize_t sent = send_by(*now, call, parts, flags);
+      if (sent >= 0 || errno != EBADF || call.counted) return sent;
+    }
+    // The number is another file's since the hook looked at it: to the kernel the call begins there.
+    Arrival arrival = arrival_at(fd);
+    if (arrival.error != 0) {
+      errno = arrival.error;
+      return -1;
+    }
+    now = arrival.slot;
+    if (now == nullptr) return send_by_kernel(fd, parts, flags);
+  }
+  errno = EBADF;
+  return -1;
 }
 
 ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) {

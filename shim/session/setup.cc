@@ -17,6 +17,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
+#include "shim/session/leaving.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/runtime.h"
 #include "shim/session/session.h"

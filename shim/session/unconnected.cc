@@ -33,14 +33,23 @@ bool is_unconnected(const Slot &slot) noexcept {
   return static_cast<const void *>(&slot) == static_cast<const void *>(g_unconnected_storage);
 }
 
+ssize_t send_by_kernel(int fd, std::span<const iovec> parts, int flags) {
+  msghdr message = message_of(parts);
+  return next.sendmsg(fd, &message, flags);
+}
+
+ssize_t receive_by_kernel(int fd, std::span<const iovec> parts, int flags) {
+  msghdr message = message_of(parts);
+  return next.recvmsg(fd, &message, flags);
+}
+
 ssize_t send_unconnected(int fd, std::span<const iovec> parts, int flags) {
   for (int look = 0; look < kLooks; ++look) {
     ssize_t said = next.send(fd, "", 0, flags);
     if (said < 0) return said;
     if (Slot *slot = managed(fd)) return send(*slot, fd, parts, flags);
     if (descriptor_word(fd) == kSocket) continue;
-    msghdr message = message_of(parts);
-    return next.sendmsg(fd, &message, flags);
+    return send_by_kernel(fd, parts, flags);
   }
   errno = EPIPE;
   return -1;
@@ -53,8 +62,7 @@ ssize_t receive_unconnected(int fd, std::span<const iovec> parts, int flags) {
     if (said <= 0) return said;
     if (Slot *slot = managed(fd)) return receive(*slot, fd, parts, flags);
     if (descriptor_word(fd) == kSocket) continue;
-    msghdr message = message_of(parts);
-    return next.recvmsg(fd, &message, flags);
+    return receive_by_kernel(fd, parts, flags);
   }
   errno = ENOTCONN;
   return -1;

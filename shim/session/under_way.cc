@@ -3,8 +3,10 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <ctime>
 
 #include "shim/arena/kernel.h"
+#include "shim/arena/participant.h"
 #include "shim/arena/process.h"
 #include "shim/boot/own_table.h"
 #include "shim/boot/sandbox.h"
@@ -22,7 +24,39 @@ namespace {
 constexpr std::int64_t kGraceNs = 30'000'000;
 constexpr std::int64_t kComputingGraceNs = 1'000'000'000;
 
+// From the look at a number to the system call there are a few instructions. A thread that has computed
+// for longer since is elsewhere: it was cancelled, or jumped away.
+constexpr std::int64_t kToTheCallNs = 2'000'000;
+
 std::atomic<bool> g_forgotten{false};
+
+// What a thread of this process has computed so far; -1 when there is none.
+std::int64_t computed_by(std::uint32_t thread) noexcept {
+  timespec used{};
+  // MAKE_THREAD_CPUCLOCK(thread, CPUCLOCK_SCHED), linux/posix-timers_types.h
+  auto clock = static_cast<long>(static_cast<std::int32_t>(~thread << 3 | 6u));
+  if (kernel::call(SYS_clock_gettime, clock, kernel::word(&used)) != 0) return -1;
+  return std::int64_t{used.tv_sec} * 1'000'000'000 + used.tv_nsec;
+}
+
+// Not asleep in a call, whichever.
+bool is_running(std::uint32_t thread) noexcept {
+  ProcPath path;
+  path.before("/syscall").before(thread).before("/proc/self/task/");
+  char text[8];
+  return read_proc(path, text) > 0 && (text[0] == 'r' || text[0] == '-');
+}
+
+// Until it sleeps in a call, or has none to make any more, as `is_on_its_way()` says.
+template <typename Question>
+void await_sleeping(std::uint32_t thread, Question is_on_its_way) noexcept {
+  constexpr timespec kBetweenLooks{0, 50'000};
+  std::int64_t before = computed_by(thread);
+  while (before >= 0 && is_on_its_way() && is_running(thread) &&
+         computed_by(thread) - before < kToTheCallNs) {
+    kernel::call(SYS_nanosleep, kernel::word(&kBetweenLooks), 0);
+  }
+}
 
 // The number after `text`, decimal or with 0x, and where it ends.
 std::uint64_t parse_number(const char *&text) noexcept {
@@ -128,6 +162,23 @@ void end(Slot &slot, UnderWay &call) noexcept {
   while (calls > 0 && !mine.calls.compare_exchange_weak(calls, calls - 1)) {
   }
   if (calls == 1 && mine.hidden) notify_helper(slot);
+}
+
+void let_sleep(Slot &slot) noexcept {
+  Local &mine = local(slot);
+  const Participant flusher = slot.sending.flusher.load(std::memory_order_acquire);
+  const std::uint32_t caller = mine.caller.load(std::memory_order_relaxed);
+  const std::uint32_t me = current_thread_id();
+  if (boot::sandboxed()) return;
+  if (flusher != 0 && thread_of(flusher) != me &&
+      participant(0, process_of(flusher)) == participant(0, process_of(this_process()))) {
+    await_sleeping(thread_of(flusher), [&] {
+      return slot.sending.flusher.load(std::memory_order_acquire) == flusher;
+    });
+  }
+  const std::uint32_t calls = mine.calls.load(std::memory_order_acquire);
+  if (calls == 0 || caller == me || caller == thread_of(flusher)) return;
+  await_sleeping(caller, [&] { return mine.calls.load(std::memory_order_acquire) >= calls; });
 }
 
 bool is_called(Slot &slot, int fd) noexcept {

@@ -51,6 +51,10 @@ inline void leave(Slot &slot, UnderWay &call) noexcept {
   if (call.counted) end(slot, call);
 }
 
+// The number is about to be another file's: threads of this process that are on their way to sleep in a
+// call on it get there first, as they would have in the kernel. No lock may be held.
+void let_sleep(Slot &slot) noexcept;
+
 // The program closes `fd`, its last descriptor of the session: whether a call is under way on it.
 // life_lock held. What is counted may be too much, by threads that were cancelled or jumped away.
 bool is_called(Slot &slot, int fd) noexcept;

@@ -6,6 +6,7 @@
 #include "shim/arena/arena.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/session/leaving.h"
 #include "shim/session/lifetime.h"
 #include "shim/session/local.h"
 #include "shim/session/session.h"
@@ -50,7 +51,7 @@ void removed(Local &mine, std::uint32_t entry) noexcept {
 }  // namespace
 
 void watched(Slot &slot, int epoll, int operation) noexcept {
-  if (&slot == &closing_session()) return;
+  if (is_closing(slot)) return;
   const std::uint32_t entry = static_cast<std::uint32_t>(epoll) + 1;
   if (operation == EPOLL_CTL_ADD) added(local(slot), entry);
   if (operation == EPOLL_CTL_DEL) removed(local(slot), entry);

@@ -66,6 +66,17 @@ void expect(bool good, const char *what, long value = 0) {
   if (!good) wrong(what, value);
 }
 
+// /proc says so; by system calls that nothing here stands in the middle of.
+bool is_asleep(int thread) {
+  char path[64], line[64] = {};
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+  long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+  long got = syscall(SYS_read, file, line, sizeof line - 1);
+  syscall(SYS_close, file);
+  const char *state = got > 0 ? std::strrchr(line, ')') : nullptr;
+  return state != nullptr && state[1] == ' ' && state[2] == 'S';
+}
+
 // A thread that does one thing when it is told; whoever tells it waits until that is done, or waits
 // for something itself.
 class Beside {
@@ -79,7 +90,7 @@ class Beside {
   }
   void go() {
     stage_ = kGo;
-    while (stage_ != kDone && !is_asleep()) sched_yield();
+    while (stage_ != kDone && !is_asleep(id_)) sched_yield();
   }
 
  private:
@@ -91,17 +102,6 @@ class Beside {
     act_();
     stage_ = kDone;
   }
-  // /proc says so; by system calls that nothing here stands in the middle of.
-  bool is_asleep() const {
-    char path[64], line[64] = {};
-    std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", id_.load());
-    long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    long got = syscall(SYS_read, file, line, sizeof line - 1);
-    syscall(SYS_close, file);
-    const char *state = got > 0 ? std::strrchr(line, ')') : nullptr;
-    return state != nullptr && state[1] == ' ' && state[2] == 'S';
-  }
-
   std::function<void()> act_;
   std::atomic<int> id_{0};
   std::atomic<Stage> stage_{kWait};
@@ -305,6 +305,106 @@ bool send_beside_connect(long target) {
   return reached;
 }
 
+// The number becomes another connection's at that place: the call is on the one or on the other, as a
+// whole, and both go on. `copy` is another number of the first one.
+struct Replaced {
+  Ends ends, others;
+  int copy = dup(ends.near);
+  ~Replaced() { close(copy); }
+  void replace() { dup2(others.near, ends.near); }
+};
+
+bool dup2_beside_send(long target) {
+  Replaced both;
+  ssize_t sent = -1;
+  bool reached = false;
+  {
+    Beside beside([&] { both.replace(); });
+    reached = stepped(
+        target, [&] { sent = send(both.ends.near, "data ", 5, 0); }, [&] { beside.go(); });
+  }
+  expect(sent == 5, "send", sent);
+  expect(send(both.copy, "first", 5, 0) == 5, "send on the copy");
+  expect(send(both.others.near, "second", 6, 0) == 6, "send on the other");
+  both.ends.close_near();
+  both.others.close_near();
+  close(std::exchange(both.copy, -1));
+  bool in_order = false, other_in_order = false;
+  std::string first = rest_of(both.ends.far, &in_order);
+  std::string second = rest_of(both.others.far, &other_in_order);
+  expect(in_order && other_in_order, (first + " | " + second).c_str());
+  expect((first == "data first" && second == "second") ||
+             (first == "first" && second == "data second"),
+         (first + " | " + second).c_str());
+  return reached;
+}
+
+// The same of a call that sleeps, as there is no room until then.
+bool dup2_beside_blocked_send(long target) {
+  Replaced both;
+  std::size_t before = 0;
+  const std::string piece(4096, '.');
+  for (ssize_t sent; (sent = send(both.ends.near, piece.data(), piece.size(), MSG_DONTWAIT)) > 0;)
+    before += static_cast<std::size_t>(sent);
+  std::string first;
+  bool in_order = false;
+  std::thread drain([&, sender = gettid()] {
+    while (!is_asleep(sender)) sched_yield();
+    first = rest_of(both.ends.far, &in_order);
+  });
+  ssize_t sent = -1;
+  bool reached = false;
+  {
+    Beside beside([&] { both.replace(); });
+    reached = stepped(
+        target, [&] { sent = send(both.ends.near, "data ", 5, 0); }, [&] { beside.go(); });
+  }
+  expect(sent == 5, "send", sent);
+  expect(send(both.copy, "first", 5, 0) == 5, "send on the copy");
+  close(std::exchange(both.copy, -1));
+  drain.join();
+  expect(in_order, "the end");
+  expect(first.size() > before, "what was sent before", static_cast<long>(before));
+  first.erase(0, before);
+  expect(first == "data first" || first == "first", first.c_str());
+  expect(send(both.others.near, "second", 6, 0) == 6, "send on the other");
+  both.ends.close_near();
+  both.others.close_near();
+  std::string second = rest_of(both.others.far, &in_order);
+  expect(in_order && second == (first == "first" ? "data second" : "second"), second.c_str());
+  return reached;
+}
+
+bool dup2_beside_recv(long target) {
+  Replaced both;
+  expect(send(both.ends.far, "first", 5, 0) == 5, "send");
+  expect(send(both.others.far, "second", 6, 0) == 6, "send");
+  for (int fd : {both.ends.near, both.others.near}) {
+    pollfd waits{fd, POLLIN, 0};
+    poll(&waits, 1, -1);
+  }
+  char data[16];
+  ssize_t got = -1;
+  bool reached = false;
+  {
+    Beside beside([&] { both.replace(); });
+    reached = stepped(
+        target, [&] { got = recv(both.ends.near, data, 8, 0); }, [&] { beside.go(); });
+  }
+  expect(got == 5 || got == 6, "recv", got);
+  std::string was(data, static_cast<std::size_t>(got));
+  expect(was == (got == 5 ? "first" : "second"), was.c_str());
+  int left = got == 5 ? both.others.near : both.copy;
+  expect(recv(left, data, sizeof data, 0) == 11 - got, "recv of the other");
+  for (int fd : {both.ends.far, both.others.far}) {
+    expect(send(fd, "more", 4, 0) == 4, "send of more");
+  }
+  for (int fd : {both.copy, both.others.near}) {
+    expect(recv(fd, data, 4, MSG_WAITALL) == 4, "recv of more");
+  }
+  return reached;
+}
+
 constexpr struct {
   const char *name;
   bool (*go)(long target);
@@ -317,6 +417,9 @@ constexpr struct {
     {"send beside close", send_beside_close},
     {"send beside dup2", send_beside_dup2},
     {"send beside connect", send_beside_connect},
+    {"dup2 beside send", dup2_beside_send},
+    {"dup2 beside recv", dup2_beside_recv},
+    {"dup2 beside a send that blocks", dup2_beside_blocked_send},
 };
 
 }  // namespace

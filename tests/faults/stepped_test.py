@@ -35,6 +35,12 @@ class Stepped(unittest.TestCase):
             with self.subTest(way):
                 self.go(way)
 
+    # TCP's dup2() is one step: the call has the one file or the other.
+    def test_t74_the_number_replaced_by_another_thread(self):
+        for way in ("dup2 beside send", "dup2 beside a send that blocks", "dup2 beside recv"):
+            with self.subTest(way):
+                self.go(way)
+
     # Between the end of the session and the kernel's close the number names nothing that could be written to.
     def test_i1_by_another_thread(self):
         for way in ("send beside close", "send beside dup2", "send beside connect"):

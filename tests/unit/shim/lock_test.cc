@@ -248,6 +248,30 @@ TEST_CASE("a frame that was jumped out of has left its lock") {
   shared.lock.release();
 }
 
+TEST_CASE("outwaiting returns when the owner has left, and takes nothing") {
+  Shared &shared = make_shared();
+  std::atomic<bool> waits{false};
+  std::thread other([&] {
+    while (!shared.ready) sched_yield();
+    waits = true;
+    shared.lock.outwait();
+    shared.first = static_cast<Participant>(shared.guarded);
+    shared.lock.outwait();  // free
+  });
+  {
+    Locked guard(shared.lock);
+    shared.lock.outwait();  // this thread's own
+    shared.ready = true;
+    while (!waits) sched_yield();
+    for (int i = 0; i < 100; ++i) sched_yield();
+    shared.guarded = 1;
+  }
+  other.join();
+  CHECK(shared.first == 1);
+  Locked guard(shared.lock);
+  CHECK_FALSE(guard.owner_gone());
+}
+
 TEST_CASE("renewing forgets dead and own owners and leaves a living one alone") {
   Shared &shared = make_shared();
   shared.lock.renew();
