@@ -3,11 +3,15 @@
 // descriptor of inlay's own (lifetime.cc), and the call goes on with a copy of that.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <atomic>
 #include <cstdint>
 
 #include "shim/arena/arena.h"
 #include "shim/arena/descriptors.h"
+#include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
 #include "shim/session/local.h"
 
 namespace inlay::shim {
@@ -23,11 +27,20 @@ struct UnderWay {
       : fd(number), generation(slot.generation.load(std::memory_order_relaxed)) {}
 };
 
+// In a vfork child, whose numbers the table of words does not know.
+inline bool names_in_vfork_child(const Slot &slot, int fd) noexcept {
+  if (!in_foreign_process()) return false;
+  std::uint64_t cookie = 0;
+  socklen_t length = sizeof(cookie);
+  return kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 &&
+         cookie == slot.cookie.load(std::memory_order_acquire);
+}
+
 // The descriptor names the session the call was made on, as far as this process knows: the slot may
 // have the next one meanwhile, at the same number.
 inline bool names(const Slot &slot, const UnderWay &call) noexcept {
   return slot.generation.load(std::memory_order_relaxed) == call.generation &&
-         (call.copied || still_names(call.fd, &slot));
+         (call.copied || still_names(call.fd, &slot) || names_in_vfork_child(slot, call.fd));
 }
 
 void count(Slot &slot, UnderWay &call) noexcept;
