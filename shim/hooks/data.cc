@@ -12,6 +12,7 @@
 #include "shim/hooks/hook.h"
 #include "shim/session/in_flight.h"
 #include "shim/session/outgoing.h"
+#include "shim/session/program_memory.h"
 
 using namespace inlay::shim;
 
@@ -21,6 +22,7 @@ bool valid_count(int count) { return count >= 0 && count <= IOV_MAX; }
 
 ssize_t read_parts(Slot &slot, int fd, const iovec *parts, int count, int flags) {
   if (!valid_count(count)) return fail(EINVAL);
+  if (is_bad_address(parts, static_cast<std::size_t>(count))) return fail(EFAULT);
   std::size_t room = 0;
   for (int i = 0; i < count; ++i) room |= parts[i].iov_len;
   if (room == 0) return 0;
@@ -98,6 +100,7 @@ int receive_messages(Slot &slot, int fd, mmsghdr *messages, unsigned count, int 
   bool wait_for_one = (flags & MSG_WAITFORONE) != 0;
   int message_flags = flags & ~MSG_WAITFORONE;
   unsigned done = 0;
+  if (is_bad_address(messages, count)) return fail(EFAULT);
   while (done < count && done < INT_MAX) {
     ssize_t got = receive_message(slot, fd, &messages[done].msg_hdr, message_flags);
     if (got < 0) {
@@ -121,6 +124,7 @@ int send_messages(Slot &slot, int fd, mmsghdr *messages, unsigned count, int fla
   if (count > UIO_MAXIOV) count = UIO_MAXIOV;
   int saved = errno;
   unsigned done = 0;
+  if (is_bad_address(messages, count)) return fail(EFAULT);
   while (done < count) {
     // The kernel marks all but the last as "more to come" (MSG_BATCH); MSG_MORE would hold data
     // back.

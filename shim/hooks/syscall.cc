@@ -10,8 +10,10 @@
 #include "shim/boot/forking.h"
 #include "shim/boot/sandbox.h"
 #include "shim/boot/sandbox_filter.h"
+#include "shim/arena/arena.h"
 #include "shim/hooks/hook.h"
 #include "shim/session/fork.h"
+#include "shim/session/program_memory.h"
 
 using namespace inlay::shim;
 
@@ -25,16 +27,25 @@ int number_of(long value) { return static_cast<int>(value); }
 size_t size_of(long value) { return static_cast<size_t>(value); }
 socklen_t length_of(long value) { return static_cast<socklen_t>(value); }
 
-// Kernel asynchronous I/O on a managed socket would put bytes on the wire as they are.
-bool submits_managed(long count, iocb *const *requests) {
+// Kernel asynchronous I/O on a managed socket would put bytes on the wire as they are: how many requests
+// come before the first such. Those that cannot be read are the kernel's to refuse.
+long before_managed(long count, iocb *const *requests) {
+  if (arena_count() == 0) return count;
   for (long i = 0; i < count; ++i) {
-    int fd = static_cast<int>(requests[i]->aio_fildes);
-    if (Slot *slot = managed(fd)) {
-      note_unsupported(*slot, fd, "io_submit");
-      return true;
+    iocb *request = nullptr;
+    iocb copy;
+    if (copy_in(&request, requests + i, sizeof request) != sizeof request ||
+        copy_in(&copy, request, sizeof copy) != sizeof copy) {
+      return count;
     }
+    int fd = static_cast<int>(copy.aio_fildes);
+    bool moves_data = copy.aio_lio_opcode != IOCB_CMD_POLL && copy.aio_lio_opcode != IOCB_CMD_NOOP;
+    Slot *slot = moves_data ? managed(fd) : nullptr;
+    if (slot == nullptr) continue;
+    note_unsupported(*slot, fd, "io_submit");
+    return i;
   }
-  return false;
+  return count;
 }
 
 // What the kernel will refuse is left to it.
@@ -97,9 +108,11 @@ extern "C" long syscall(long number, ...) noexcept {
     case SYS_splice:
       return splice(fd, at<off64_t>(b), number_of(c), at<off64_t>(d), size_of(e),
                     static_cast<unsigned>(f));
-    case SYS_io_submit:
-      if (submits_managed(b, at<iocb *>(c))) return fail(EINVAL);
-      break;
+    case SYS_io_submit: {
+      long good = before_managed(b, at<iocb *>(c));
+      if (good == 0 && b > 0) return fail(EINVAL);
+      return next.syscall(number, a, good, c);
+    }
     case SYS_connect:
       return connect(fd, at<sockaddr>(b), length_of(c));
 #ifdef SYS_accept

@@ -3,7 +3,11 @@
 // is no such moment.
 #pragma once
 
+#include <cerrno>
+
 #include "shim/arena/slot.h"
+#include "shim/session/internal.h"
+#include "shim/session/under_way.h"
 
 namespace inlay::shim {
 
@@ -27,7 +31,27 @@ struct Arrival {
 };
 Arrival arrival_at(int fd) noexcept;
 
-// How often one call follows its number from session to session.
-inline constexpr int kMostArrivals = 16;
+// A call on fd, which may be another file's since the hook looked at it: to the kernel the call begins
+// there. `by_session(slot, call)` begins on a session; the other two where there is none.
+template <typename BySession, typename Unconnected, typename ByKernel>
+ssize_t on_number(Slot &slot, int fd, BySession by_session, Unconnected unconnected,
+                  ByKernel by_kernel) {
+  constexpr int kMostArrivals = 16;
+  Slot *now = &slot;
+  Arrival arrival;
+  for (int arrivals = 0; arrivals < kMostArrivals && arrival.error == 0; ++arrivals) {
+    if (now == nullptr) return by_kernel();
+    if (is_unconnected(*now)) return unconnected();
+    if (!is_leaving(*now)) {
+      UnderWay call(*now, fd);
+      ssize_t result = by_session(*now, call);
+      if (result >= 0 || errno != EBADF || call.counted) return result;
+    }
+    arrival = arrival_at(fd);
+    now = arrival.slot;
+  }
+  errno = arrival.error != 0 ? arrival.error : EBADF;
+  return -1;
+}
 
 }  // namespace inlay::shim

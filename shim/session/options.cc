@@ -10,6 +10,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/hooks/next.h"
 #include "shim/session/internal.h"
+#include "shim/session/program_memory.h"
 #include "shim/session/receive.h"
 #include "shim/session/session.h"
 
@@ -17,6 +18,10 @@ namespace inlay::shim {
 namespace {
 
 int answer_int(int number, void *value, socklen_t *length) noexcept {
+  if (is_bad_address(length, sizeof *length) || is_bad_address(value, *length)) {
+    errno = EFAULT;
+    return -1;
+  }
   socklen_t size = std::min<socklen_t>(*length, sizeof(number));
   std::memcpy(value, &number, size);
   *length = size;
@@ -87,6 +92,10 @@ int control(Slot &slot, int fd, unsigned long request, void *argument) noexcept 
   if (request == FIONREAD) {
     int available = readable_bytes(slot, fd);
     if (available < 0) return next.ioctl(fd, request, argument);
+    if (is_bad_address(argument, sizeof available)) {
+      errno = EFAULT;
+      return -1;
+    }
     *static_cast<int *>(argument) = available;
     return 0;
   }

@@ -15,6 +15,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/leaving.h"
+#include "shim/session/program_memory.h"
 #include "shim/session/receive.h"
 #include "shim/session/record_reader.h"
 #include "shim/session/session.h"
@@ -245,42 +246,40 @@ static ssize_t receive_by(Slot &slot, UnderWay &call, std::span<const iovec> par
   }
   // TCP waits for data, or its end, even when there is no room for any.
   iovec nowhere{nullptr, 1};
-  const bool no_room = Sink(parts, false).room() == 0;
-  if (no_room) {
+  const bool bad = (flags & MSG_TRUNC) == 0 && has_bad_address(parts);
+  const bool no_room = !bad && Sink(parts, false).room() == 0;
+  if (no_room || bad) {
     parts = {&nowhere, 1};
     flags = (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC;
   }
   ssize_t got = receive_under_way(slot, call, parts, flags);
   leave(slot, call);
+  if (bad && got > 0) {
+    errno = EFAULT;
+    return -1;
+  }
   return no_room && got > 0 ? 0 : got;
 }
 
 ssize_t receive(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  Slot *now = &slot;
-  for (int arrivals = 0; arrivals < kMostArrivals; ++arrivals) {
-    if (is_unconnected(*now)) return receive_unconnected(fd, parts, flags);
-    if (!is_leaving(*now)) {
-      UnderWay call(*now, fd);
-      ssize_t got = receive_by(*now, call, parts, flags);
-      if (got >= 0 || errno != EBADF || call.counted) return got;
-    }
-    // The number is another file's since the hook looked at it: to the kernel the call begins there.
-    Arrival arrival = arrival_at(fd);
-    if (arrival.error != 0) {
-      errno = arrival.error;
-      return -1;
-    }
-    now = arrival.slot;
-    if (now == nullptr) return receive_by_kernel(fd, parts, flags);
-  }
-  errno = EBADF;
-  return -1;
+  return on_number(
+      slot, fd, [&](Slot &now, UnderWay &call) { return receive_by(now, call, parts, flags); },
+      [&] { return receive_unconnected(fd, parts, flags); },
+      [&] { return receive_by_kernel(fd, parts, flags); });
 }
 
 ssize_t receive_message(Slot &slot, int fd, msghdr *message, int flags) {
   if ((flags & MSG_ERRQUEUE) != 0) return next.recvmsg(fd, message, flags);
+  if (is_bad_address(message, sizeof *message)) {
+    errno = EFAULT;
+    return -1;
+  }
   if (message->msg_iovlen > IOV_MAX) {
     errno = EMSGSIZE;  // copy_msghdr_from_user, before it looks at a vector
+    return -1;
+  }
+  if (is_bad_address(message->msg_iov, message->msg_iovlen)) {
+    errno = EFAULT;
     return -1;
   }
   ssize_t got = receive(slot, fd, {message->msg_iov, message->msg_iovlen}, flags);

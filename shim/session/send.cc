@@ -21,6 +21,7 @@
 #include "shim/session/helper.h"
 #include "shim/session/internal.h"
 #include "shim/session/leaving.h"
+#include "shim/session/program_memory.h"
 #include "shim/session/session.h"
 #include "shim/session/under_way.h"
 
@@ -391,6 +392,10 @@ static ssize_t send_under_way(Slot &slot, UnderWay &call, std::span<const iovec>
 }
 
 static ssize_t send_by(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
+  if (has_bad_address(parts)) {
+    errno = EFAULT;
+    return -1;
+  }
   if ((flags & (MSG_OOB | MSG_ZEROCOPY)) != 0) {
     note_unsupported(slot, call.fd, (flags & MSG_OOB) != 0 ? "MSG_OOB" : "MSG_ZEROCOPY");
     errno = EOPNOTSUPP;
@@ -410,28 +415,17 @@ static ssize_t send_by(Slot &slot, UnderWay &call, std::span<const iovec> parts,
 }
 
 ssize_t send(Slot &slot, int fd, std::span<const iovec> parts, int flags) {
-  Slot *now = &slot;
-  for (int arrivals = 0; arrivals < kMostArrivals; ++arrivals) {
-    if (is_unconnected(*now)) return send_unconnected(fd, parts, flags);
-    if (!is_leaving(*now)) {
-      UnderWay call(*now, fd);
-      ssize_t sent = send_by(*now, call, parts, flags);
-      if (sent >= 0 || errno != EBADF || call.counted) return sent;
-    }
-    // The number is another file's since the hook looked at it: to the kernel the call begins there.
-    Arrival arrival = arrival_at(fd);
-    if (arrival.error != 0) {
-      errno = arrival.error;
-      return -1;
-    }
-    now = arrival.slot;
-    if (now == nullptr) return send_by_kernel(fd, parts, flags);
-  }
-  errno = EBADF;
-  return -1;
+  return on_number(
+      slot, fd, [&](Slot &now, UnderWay &call) { return send_by(now, call, parts, flags); },
+      [&] { return send_unconnected(fd, parts, flags); },
+      [&] { return send_by_kernel(fd, parts, flags); });
 }
 
 ssize_t send_message(Slot &slot, int fd, const msghdr *message, int flags) {
+  if (is_bad_address(message, sizeof *message)) {
+    errno = EFAULT;
+    return -1;
+  }
   if (message->msg_iovlen > IOV_MAX) {
     errno = EMSGSIZE;  // copy_msghdr_from_user, before it looks at a vector
     return -1;

@@ -1,5 +1,6 @@
 // What old and strange programs do: threads without the C library, coroutines, jumps, numbers that
 // are closed twice or all at once, memory where nobody looks for it.
+#include <linux/aio_abi.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -236,5 +237,66 @@ Scenario low{"legacy/low-addresses", echo, [](std::uint16_t port) {
                  munmap(page, 4096);
                }
              }};
+
+// What a mistake gives a call as an address. `nowhere`: such a one.
+void note_bad(int fd, void *nowhere) {
+  char data[8];
+  iovec two[] = {{data, 2}, {nowhere, 3}};
+  msghdr message{};
+  message.msg_iov = two;
+  message.msg_iovlen = 2;
+  note("send", send(fd, nowhere, 100, MSG_DONTWAIT));
+  note("writev", writev(fd, two, 2));
+  note("vectors", writev(fd, static_cast<iovec *>(nowhere), 1));
+  note("sendmsg", sendmsg(fd, &message, 0));
+  note("message", sendmsg(fd, static_cast<msghdr *>(nowhere), 0));
+  note("sendmmsg", sendmmsg(fd, static_cast<mmsghdr *>(nowhere), 1, 0));
+  note("recv", recv(fd, nowhere, 100, 0));
+  note("vectors", readv(fd, static_cast<iovec *>(nowhere), 1));
+  note("message", recvmsg(fd, static_cast<msghdr *>(nowhere), 0));
+  note("recvmmsg", recvmmsg(fd, static_cast<mmsghdr *>(nowhere), 1, 0, nullptr));
+  note("FIONREAD", ioctl(fd, FIONREAD, nowhere));
+  socklen_t length = 4;
+  note("SO_RCVLOWAT", getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, nowhere, &length));
+  note("its length",
+       getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, data, static_cast<socklen_t *>(nowhere)));
+  note("set", setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, nowhere, 4));
+}
+
+Scenario bad_addresses{"legacy/addresses-nobody-has", echo, [](std::uint16_t port) {
+                         int fd = dial(port);
+                         send_all(fd, "hello");
+                         await_queued(fd, 5);
+                         for (std::uintptr_t at : {std::uintptr_t{8}, ~std::uintptr_t{4095}}) {
+                           note_bad(fd, reinterpret_cast<void *>(at));
+                         }
+                         note("nothing at null", send(fd, nullptr, 0, 0));
+                         char c;
+                         note("without room", recv(fd, nullptr, 0, MSG_DONTWAIT));
+                         note("discarded", recv(fd, nullptr, 2, MSG_TRUNC));
+                         note_data("the rest", receive_exactly(fd, 3));
+                         note("no more", recv(fd, &c, 1, MSG_DONTWAIT));
+                         ask(fd, "after");
+                       }};
+
+// libaio's calls, by number: readiness is the kernel's, whoever asks.
+Scenario polled{"legacy/io_submit-that-polls", echo, [](std::uint16_t port) {
+                  int fd = dial(port);
+                  send_all(fd, "hello");
+                  aio_context_t context = 0;
+                  note("io_setup", syscall(SYS_io_setup, 4, &context));
+                  iocb request{};
+                  request.aio_fildes = static_cast<std::uint32_t>(fd);
+                  request.aio_lio_opcode = IOCB_CMD_POLL;
+                  request.aio_buf = POLLIN;
+                  iocb *requests[] = {&request, reinterpret_cast<iocb *>(8)};
+                  note("io_submit", syscall(SYS_io_submit, context, 2, requests));
+                  io_event event{};
+                  note("io_getevents", syscall(SYS_io_getevents, context, 1, 1, &event, nullptr));
+                  note("ready", event.res);
+                  note("nothing", syscall(SYS_io_submit, context, 1, reinterpret_cast<iocb **>(8)));
+                  note("too many", syscall(SYS_io_submit, context, -1L, requests));
+                  note_data("hello", receive_exactly(fd, 5));
+                }};
 
 }  // namespace
