@@ -109,6 +109,8 @@ void remember_environment(char *const environment[]) noexcept {
   }
 }
 
+const char *library_path() noexcept { return g_library; }
+
 void hide_messages(char **environment) noexcept {
   if (environment == nullptr) return;
   char **kept = environment;

@@ -15,6 +15,8 @@ namespace inlay::shim::boot {
 
 // Copies what is inlay's from the environment the process was started with. Once, at boot.
 void remember_environment(char *const environment[]) noexcept;
+// This library's path, as the loader knows it; null before that.
+const char *library_path() noexcept;
 
 enum class Target : unsigned char {
   reachable,     // or not there, or nothing that can be executed: the kernel will say
@@ -23,6 +25,7 @@ enum class Target : unsigned char {
                  // drops the preload
   foreign,       // another C library or machine, or written in Go
   unknown,       // it could not be read
+  no_library,    // libinlay.so is not there for it to load: the loader would only say so, and start it
 };
 
 // INLAY_STRICT=1: what the preload cannot reach does not start.

@@ -131,6 +131,33 @@ Target judge_elf(const Opened &file, const Elf64_Ehdr &header, const char *path)
   return is_loader(path) ? Target::reachable : Target::static_image;
 }
 
+// Of a file that is being written the section headers, at its end, come last.
+bool is_whole(const Opened &file, const struct stat &info) noexcept {
+  Elf64_Ehdr header{};
+  if (file.read_at(&header, sizeof header, 0) != sizeof header ||
+      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_machine != kMachine) {
+    return false;
+  }
+  const std::uint64_t size = static_cast<std::uint64_t>(info.st_size);
+  return header.e_shoff <= size &&
+         size - header.e_shoff >= std::uint64_t{header.e_shnum} * header.e_shentsize;
+}
+
+// The loader of the next image, as whoever this process is now and from its root, finds the library
+// this process has. What another wrote in its place is looked at once more.
+bool finds_library() noexcept {
+  const char *path = library_path();
+  if (path == nullptr) return true;  // boot had no memory for it: nothing is known
+  long opened = -EINTR;
+  while (opened == -EINTR) {
+    opened = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), O_RDONLY | O_CLOEXEC);
+  }
+  Opened file(opened);
+  struct stat info {};
+  return opened >= 0 && kernel::call(SYS_fstat, file.get(), kernel::word(&info)) == 0 &&
+         S_ISREG(info.st_mode) && is_whole(file, info);
+}
+
 bool may_be_executed(int directory, const char *path) noexcept {
   long result = kernel::call(SYS_faccessat, directory, kernel::word(path), X_OK);
   if (is_another() && (result == 0 || result == -EACCES)) {
@@ -192,9 +219,13 @@ bool may_be_executed(const char *path) noexcept { return may_be_executed(AT_FDCW
 
 Target judge_target_at(int directory, const char *path, int flags) noexcept {
   if (!active() || path == nullptr) return Target::reachable;
-  if (directory != AT_FDCWD) return judge_file(directory, path, flags, 0);
   Target target = Target::reachable;
-  in_own_table([&] { target = judge_file(directory, path, flags, 0); });
+  const bool is_here = directory != AT_FDCWD;  // in this table
+  if (is_here) target = judge_file(directory, path, flags, 0);
+  in_own_table([&] {
+    if (!is_here) target = judge_file(directory, path, flags, 0);
+    if (target == Target::reachable && !finds_library()) target = Target::no_library;
+  });
   return target;
 }
 

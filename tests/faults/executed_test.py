@@ -5,10 +5,12 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -262,6 +264,113 @@ os.write(1, json.dumps([ways, os.get_inheritable(9), good, asked(b"last")]).enco
         self.assertEqual({event["reason"] for event in victim.events() if event["event"] == "notice"},
                          {"exec-unprotected"})
         server.child.kill()
+
+
+class NotLoaded(unittest.TestCase):
+    """The preload names a library that the loader cannot have in what is executed: it only says so, and starts it."""
+
+    PROGRAM = """
+import ctypes, json, os, signal, socket, subprocess, sys
+port, condition, library, root, canary = int(sys.argv[1]), *sys.argv[2:]
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+conn = socket.create_connection(("127.0.0.1", port))
+os.dup2(conn.fileno(), 9, inheritable=True)
+def asked(text):
+    got = b""
+    try:
+        conn.sendall(text)
+        while not got.endswith(text): got += conn.recv(4096) or sys.exit("it ended")
+    except OSError: return False
+    return True
+def child(run):
+    pid = os.fork()
+    if pid == 0:
+        try: run()
+        finally: os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def words(text): return ["/bin/sh", "-c", f"echo {text} >&9 && exit 0; exit 1"]
+def over_1():
+    os.dup2(9, 1)
+    os.execv("/bin/sh", ["/bin/sh", "-c", f"echo {canary} && exit 0; exit 1"])
+def spawned(**how):
+    try: return os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/bin/sh", words(canary), os.environ, **how), 0)[1])
+    except OSError as error: return error.strerror
+def piped():
+    libc = ctypes.CDLL(None)
+    libc.popen.restype = ctypes.c_void_p
+    stream = libc.popen(words(canary)[2].encode(), b"r")
+    return libc.pclose(ctypes.c_void_p(stream)) if stream else -1
+WAYS = {
+  "fork": lambda: child(lambda: os.execv("/bin/sh", words(canary))),
+  "fork, 1": lambda: child(over_1),
+  "vfork": lambda: subprocess.run(words(canary), pass_fds=[9]).returncode,
+  "spawn": spawned,
+  "spawn, 1": lambda: spawned(file_actions=[(os.POSIX_SPAWN_DUP2, 9, 1)]),
+  "system": lambda: os.waitstatus_to_exitcode(os.system(words(canary)[2])),
+  "popen": piped,
+}
+def short():
+    os.rename(library, library + ".whole")
+    with open(library + ".whole", "rb") as whole, open(library, "wb") as part: part.write(whole.read(50))
+def unreadable():
+    os.chmod(os.path.dirname(library), 0o700)
+    os.setresuid(65534, 65534, 65534)
+CONDITIONS = {"gone": lambda: os.rename(library, library + ".whole"), "short": short, "unreadable": unreadable,
+              "chroot": lambda: (os.chroot(root), os.chdir("/"))}
+def try_each():
+    CONDITIONS[condition]()
+    ways = {name: way() for name, way in WAYS.items()}
+    os.write(1, json.dumps(ways).encode() + b"\\n")
+    os._exit(0)
+asked(b"first")
+child(try_each)
+if os.path.exists(library + ".whole"): os.rename(library + ".whole", library)
+os.write(1, json.dumps([os.get_inheritable(9), child(lambda: os.execv("/bin/sh", words("good"))), asked(b"last")]).encode() + b"\\n")
+"""
+
+    def setUp(self):
+        self.place = pathlib.Path(tempfile.mkdtemp(dir=FOLDER))
+        for name in ("tools/inlay", "shim/libinlay.so"):
+            (self.place / name).parent.mkdir()
+            shutil.copy(BUILD / name, self.place / name)
+        self.root = self.place / "root"
+        needed = subprocess.run(["ldd", "/bin/sh"], stdout=subprocess.PIPE, check=True).stdout.decode()
+        for name in ["/bin/sh", *re.findall(r"(/\S+) \(", needed)]:
+            copy = self.root / name.lstrip("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, copy)
+        for folder in (FOLDER, self.place):
+            os.chmod(folder, 0o711)
+
+    def nothing_in_the_clear(self, condition, is_logged=True):
+        server = ServerVictim(SERVER_ID)
+        relay = Relay(server.port, lambda direction, index, record: record)
+        victim = Victim(self.PROGRAM, CLIENT_ID, relay.port, condition, self.place / "shim/libinlay.so", self.root,
+                        CANARY.decode(), inlay=self.place / "tools/inlay")
+        ways = victim.line()
+        inheritable, good, asked = victim.line()
+        seen = relay.join()
+        self.assertNotIn(CANARY, seen["up"])
+        self.assertNotIn(0, ways.values(), ways)
+        self.assertTrue(inheritable and asked)
+        self.assertEqual(good, 0)
+        reasons = {event["reason"] for event in victim.events() if event["event"] == "notice"}
+        self.assertEqual(reasons, {"exec-unprotected"} if is_logged else set())
+        server.child.kill()
+
+    def test_i1_a_library_that_is_gone(self):
+        self.nothing_in_the_clear("gone")
+
+    def test_i1_a_library_that_is_being_written(self):
+        self.nothing_in_the_clear("short")
+
+    @unittest.skipUnless(os.getuid() == 0, "becomes another user, which needs root")
+    def test_i1_a_library_that_this_user_may_not_read(self):
+        self.nothing_in_the_clear("unreadable", is_logged=False)  # nor may it write the log
+
+    @unittest.skipUnless(os.getuid() == 0, "changes its root, which needs root")
+    def test_i1_another_root_without_the_library(self):
+        self.nothing_in_the_clear("chroot", is_logged=False)
 
 
 if __name__ == "__main__":

@@ -109,13 +109,13 @@ class Victim:
 
     count = 0
 
-    def __init__(self, program, svid, *arguments, env=None, prefix=(), pass_fds=(), **options):
+    def __init__(self, program, svid, *arguments, env=None, prefix=(), pass_fds=(), inlay=INLAY, **options):
         Victim.count += 1
         self.log = FOLDER / f"victim-{Victim.count}.jsonl"
         self.config = FOLDER / f"victim-{Victim.count}.toml"
         self.config.write_text(config_text(svid, log=self.log, **options))
         self.child = subprocess.Popen(
-            [str(part) for part in (*prefix, INLAY, "run", "--config", self.config, "--", PYTHON,
+            [str(part) for part in (*prefix, inlay, "run", "--config", self.config, "--", PYTHON,
                                     "-u", "-c", program, *arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, **(env or {})}, pass_fds=pass_fds)
