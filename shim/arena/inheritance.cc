@@ -6,20 +6,29 @@
 namespace inlay::shim {
 namespace {
 
-char *append(char *end, std::uint64_t number, char separator) noexcept {
+char *append(char *end, std::uint64_t number) noexcept {
   char digits[20];
   unsigned length = 0;
   do digits[length++] = static_cast<char>('0' + number % 10);
   while ((number /= 10) != 0);
   while (length > 0) *end++ = digits[--length];
-  *end++ = separator;
   return end;
 }
 
-// Decimal, up to `most`, ended by one of `separators` (its null included), which it returns through
-// `separator`. False for anything else.
-bool take(const char *&at, std::uint64_t most, const char *separators, char *separator,
-          std::uint64_t *number) noexcept {
+char *append(char *end, const ArenaDescriptor &one) noexcept {
+  end = append(end, static_cast<std::uint64_t>(one.fd));
+  *end++ = ':';
+  return append(end, one.inode);
+}
+
+bool take(const char *&at, char separator) noexcept {
+  if (*at != separator) return false;
+  ++at;
+  return true;
+}
+
+// Decimal, up to `most`.
+bool take(const char *&at, std::uint64_t most, std::uint64_t *number) noexcept {
   std::uint64_t value = 0;
   const char *begin = at;
   for (; *at >= '0' && *at <= '9'; ++at) {
@@ -27,10 +36,14 @@ bool take(const char *&at, std::uint64_t most, const char *separators, char *sep
     if (value > (most - digit) / 10) return false;
     value = value * 10 + digit;
   }
-  if (at == begin || std::strchr(separators, *at) == nullptr) return false;
-  *separator = *at;
-  if (*at != '\0') ++at;
   *number = value;
+  return at != begin;
+}
+
+bool take(const char *&at, ArenaDescriptor *one) noexcept {
+  std::uint64_t fd = 0;
+  if (!take(at, INT_MAX, &fd) || !take(at, ':') || !take(at, UINT64_MAX, &one->inode)) return false;
+  one->fd = static_cast<int>(fd);
   return true;
 }
 
@@ -40,26 +53,27 @@ void format_inheritance(const Inheritance &inheritance, char (&text)[kInheritanc
   std::memcpy(text, kArenaVariable, sizeof kArenaVariable);
   char *end = text + sizeof kArenaVariable - 1;
   for (unsigned i = 0; i < inheritance.count; ++i) {
-    end = append(end, static_cast<std::uint64_t>(inheritance.arenas[i].fd), ':');
-    end = append(end, inheritance.arenas[i].inode, i + 1 < inheritance.count ? ',' : ';');
+    if (i > 0) *end++ = ',';
+    end = append(end, inheritance.arenas[i]);
   }
-  append(end, inheritance.token, '\0');
+  *end++ = ';';
+  end = append(end, inheritance.token);
+  *end++ = ';';
+  const bool has_parcel = inheritance.parcel.fd >= 0;
+  end = append(end, has_parcel ? inheritance.parcel : ArenaDescriptor{0, 0});
+  *end = '\0';
 }
 
 Inheritance parse_inheritance(const char *value) noexcept {
   Inheritance found;
-  std::uint64_t fd = 0, inode = 0, token = 0;
-  for (char separator = ','; separator == ',';) {
-    if (found.count == kMaxInherited || !take(value, INT_MAX, ":", &separator, &fd) ||
-        separator != ':' || !take(value, UINT64_MAX, ",;", &separator, &inode) ||
-        separator == '\0') {
-      return {};
-    }
-    found.arenas[found.count++] = {static_cast<int>(fd), inode};
+  for (bool more = *value != ';'; more; more = take(value, ',')) {
+    if (found.count == kMaxInherited || !take(value, &found.arenas[found.count++])) return {};
   }
-  char separator = '\0';
-  if (!take(value, UINT64_MAX, "", &separator, &token)) return {};
-  found.token = token;
+  if (!take(value, ';') || !take(value, UINT64_MAX, &found.token) || !take(value, ';') ||
+      !take(value, &found.parcel) || *value != '\0') {
+    return {};
+  }
+  if (found.parcel.inode == 0) found.parcel = {-1, 0};
   return found;
 }
 

@@ -1,10 +1,11 @@
 // INLAY_ARENA: how an image that is executed learns of the arenas its descriptors' sessions live
-// in.
+// in, and of the connections themselves.
 //
-//     FD:INODE[,FD:INODE...];TOKEN
+//     [FD:INODE[,FD:INODE...]];TOKEN;FD:INODE
 //
 // TOKEN is what posix_spawn() put among the holders of the sessions in place of a process number it
-// did not know yet; 0 where there is none.
+// did not know yet; 0 where there is none. Behind it is the socket the connections come in
+// (session/parcel.h); 0:0 where there is none.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +22,18 @@ struct Inheritance {
   unsigned count = 0;
   ArenaDescriptor arenas[kMaxInherited] = {};
   Participant token = 0;
+  ArenaDescriptor parcel{-1, 0};
+
+  bool is_empty() const noexcept { return count == 0 && parcel.fd < 0; }
 };
 
 // Room for the variable at its longest, null included.
-inline constexpr std::size_t kInheritanceSize = sizeof kArenaVariable + kMaxInherited * 33 + 22;
+inline constexpr std::size_t kInheritanceSize =
+    sizeof kArenaVariable + kMaxInherited * 33 + 22 + 33;
 
 // Writes "INLAY_ARENA=...", null-terminated.
 void format_inheritance(const Inheritance &inheritance, char (&text)[kInheritanceSize]) noexcept;
-// Of the variable's value. Count is 0 when it is not exactly that.
+// Of the variable's value. Empty when it is not exactly that.
 Inheritance parse_inheritance(const char *value) noexcept;
 
 }  // namespace inlay::shim

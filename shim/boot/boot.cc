@@ -15,8 +15,8 @@
 #include "identity/file.h"
 #include "shim/arena/descriptors.h"
 #include "shim/arena/gate.h"
-#include "shim/arena/process.h"
 #include "shim/arena/kernel.h"
+#include "shim/arena/process.h"
 #include "shim/boot/clock.h"
 #include "shim/boot/environment.h"
 #include "shim/boot/forking.h"
@@ -31,6 +31,7 @@
 #include "shim/session/contained.h"
 #include "shim/session/fork.h"
 #include "shim/session/hand_over.h"
+#include "shim/session/parcel.h"
 #include "shim/session/runtime.h"
 #include "shim/session/session.h"
 
@@ -108,6 +109,9 @@ void start(char *const environment[]) noexcept {
   bool is_strict = contained || (strict != nullptr && std::strcmp(strict, "1") == 0);
   bool gate_open = contained && open_gate();
   if (gate_open) pass_through_gate();
+  const char *arenas = value_of(environment, "INLAY_ARENA");
+  const Inheritance inherited = parse_inheritance(arenas == nullptr ? "" : arenas);
+  unpack(inherited.parcel);
   bind_clock();
   give_heap_to_openssl();
   remember_environment(environment);
@@ -137,7 +141,7 @@ void start(char *const environment[]) noexcept {
   __cxa_atexit(at_exit, nullptr, nullptr);
   __cxa_at_quick_exit(at_quick_exit, nullptr);
   g_level.store(Level::ready, std::memory_order_release);
-  if (const char *arenas = value_of(environment, "INLAY_ARENA")) take_over(arenas);
+  take_over(inherited);
 }
 
 // The environment the kernel handed over, for a hook called before the constructor.

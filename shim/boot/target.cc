@@ -7,9 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "shim/arena/kernel.h"
 #include "shim/boot/environment.h"
@@ -255,12 +257,30 @@ Target judge_target_in_path(const char *file) noexcept {
   }
 }
 
+static std::string_view why(Target target) noexcept {
+  switch (target) {
+    case Target::reachable: return "";
+    case Target::static_image: return "statically linked: ";
+    case Target::privileged: return "gains privilege, or has another real user: ";
+    case Target::foreign: return "another C library or machine, or Go: ";
+    case Target::unknown: return "cannot be read: ";
+    case Target::no_library: return "the loader would not find a whole libinlay.so: ";
+  }
+  return "";
+}
+
 bool may_start(Target target, const char *path) noexcept {
   if (target == Target::reachable) return true;
+  char detail[sizeof(policy::LogRecord::detail)];
+  const std::string_view reason = why(target);
+  std::memcpy(detail, reason.data(), reason.size());
+  const std::size_t room = sizeof detail - reason.size();
+  const std::size_t length = std::min(std::strlen(path), room);
+  std::memcpy(detail + reason.size(), path, length);
   LogFields fields;
   fields.event = g_strict ? policy::Event::refused : policy::Event::notice;
   fields.reason = policy::Reason::exec_unprotected;
-  fields.detail = path;
+  fields.detail = {detail, reason.size() + length};
   log_event(fields);
   return !g_strict;
 }

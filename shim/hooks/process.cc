@@ -57,7 +57,7 @@ struct Departure {
     if (!reachable) withhold.mark();
     before_exec();
     if (reachable) {
-      hand_over.for_exec();
+      hand_over.for_exec(withhold);
     } else {
       withhold.cover_standard_streams();
     }
@@ -91,25 +91,24 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
       [&](char *const repaired[]) { return next.execvpe(file, arguments, repaired); });
 }
 
-// `spawn` with the environment it is to use; its result is an errno.
+// `spawn` with the actions and the environment it is to use; its result is an errno.
 template <typename Spawn>
 int spawn_with(Spawn spawn, boot::Target target, pid_t *pid,
                const posix_spawn_file_actions_t *actions, char *const environment[]) {
   HandOver hand_over;
   Withhold withhold;
   if (boot::active() && target == boot::Target::reachable) {
-    hand_over.for_spawn(actions);
+    if (int error = hand_over.for_spawn(&actions); error != 0) return error;
   } else if (boot::active()) {
     if (!Withhold::allows(actions)) return EACCES;
     withhold.mark();
   }
   pid_t child = 0;
-  int result = boot::with_repaired(environment, hand_over.variable(),
-                                   [&](char *const repaired[]) { return spawn(&child, repaired); });
+  int result = boot::with_repaired(environment, hand_over.variable(), [&](char *const repaired[]) {
+    return spawn(&child, actions, repaired);
+  });
   if (result != 0) return result < 0 ? ENOMEM : result;  // a spawn gives no negative error
   hand_over.spawned(child);
-  // posix_spawn copies descriptors inside the C library: what the child got is seen afterwards.
-  if (boot::active() && !in_foreign_process()) hand_on_to(child);
   if (pid != nullptr) *pid = child;
   return 0;
 }
@@ -222,8 +221,8 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return EACCES;
-  auto spawn = [&](pid_t *child, char *const repaired[]) {
-    return next.posix_spawn(child, path, actions, attributes, arguments, repaired);
+  auto spawn = [&](pid_t *child, const posix_spawn_file_actions_t *given, char *const repaired[]) {
+    return next.posix_spawn(child, path, given, attributes, arguments, repaired);
   };
   return spawn_with(spawn, target, pid, actions, environment);
 }
@@ -234,8 +233,8 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return EACCES;
-  auto spawn = [&](pid_t *child, char *const repaired[]) {
-    return next.posix_spawnp(child, file, actions, attributes, arguments, repaired);
+  auto spawn = [&](pid_t *child, const posix_spawn_file_actions_t *given, char *const repaired[]) {
+    return next.posix_spawnp(child, file, given, attributes, arguments, repaired);
   };
   return spawn_with(spawn, target, pid, actions, environment);
 }

@@ -50,7 +50,7 @@ FILE *open_pipe(Open open, const char *command, const char *mode) {
     errno = EACCES;
     return nullptr;
   }
-  if (boot::active() && shell.is_reachable()) hand_over.for_spawn(nullptr);
+  if (boot::active() && shell.is_reachable()) hand_over.for_shell();
   boot::with_own_environment(hand_over.variable(), [&] { stream = open(command, mode); });
   if (stream != nullptr) hand_over.spawned_last();
   return stream;

@@ -1,8 +1,11 @@
 #include "shim/session/hand_over.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 #include <utility>
 
 #include "shim/arena/arena.h"
@@ -24,7 +27,45 @@ namespace {
 constexpr char kNotGiven[] =
     "what is known of a connection cannot be given to the program executed";
 
-bool impossible() noexcept { return arena_count() == 0 || boot::sandboxed(); }
+void not_given() noexcept {
+  report(nullptr, -1, policy::Event::notice, policy::Reason::inherited_unknown, kNotGiven);
+}
+
+// No other thread shares this table of descriptors: of all of a process's tasks there is one
+// folder.
+bool is_alone() noexcept {
+  constexpr const char kTasks[] = "/proc/self/task";
+  constexpr unsigned kOfOne = 3;  // links
+  struct stat info {};
+  return kernel::call(SYS_newfstatat, AT_FDCWD, kernel::word(kTasks), kernel::word(&info), 0) ==
+             0 &&
+         info.st_nlink == kOfOne;
+}
+
+// Calls visit(number, source) for each number that is open in the image, in ascending order.
+template <typename F>
+void for_each_spawned(const posix_spawn_file_actions_t *actions, F &&visit) noexcept {
+  int next = 0;
+  auto consider = [&](int number) {
+    next = number + 1;
+    SpawnSource source = spawn_source(actions, number);
+    if (source.fd >= 0 && (source.is_copy || survives_exec(source.fd))) visit(number, source.fd);
+  };
+  auto copies_below = [&](int end) {
+    for (int lowest = next; lowest < end;) {
+      lowest = end;
+      for_each_dup2(actions, [&](int, int to) {
+        if (to >= next && to < lowest) lowest = to;
+      });
+      if (lowest < end) consider(lowest);
+    }
+  };
+  for_each_open_descriptor([&](int fd) {
+    copies_below(fd);
+    if (fd >= next) consider(fd);
+  });
+  copies_below(INT_MAX);
+}
 
 }  // namespace
 
@@ -33,37 +74,99 @@ Slot *session_of(int fd) noexcept {
   return cookie == 0 ? nullptr : find_slot(cookie);
 }
 
-void HandOver::for_exec() noexcept {
+void HandOver::for_exec(Withhold &withhold) noexcept {
   note_giving();
-  if (impossible()) return;
+  if (boot::sandboxed()) return;
+  executes_ = true;
   borrowed_ = in_foreign_process();
   bool wanted[kMaxArenas] = {};
   for_each_open_descriptor([&](int fd) {
-    if (!borrowed_ && (descriptor_word(fd) == kUnmanaged || descriptor_word(fd) == kOwn)) return;
-    if (!survives_exec(fd)) return;
+    if (!survives_exec(fd) || !is_protected(fd)) return;
+    parcel_.add(fd, fd, borrowed_);
     Slot *slot = session_of(fd);
     if (slot == nullptr) return;
     wanted[arena_of(*slot)] = true;
     if (borrowed_) mark(*slot, calling_process());
   });
+  if (parcel_.is_empty()) return;
+  if (!parcel_.seal()) not_given();
+  withhold.mark();
+  // Another thread would find its standard streams gone before the image is.
+  const int end = parcel_.end();
+  if (end >= 0 && is_alone()) withhold.cover_standard_streams(end);
+  if (end >= 0 && kernel::call(SYS_fcntl, end, F_SETFD, 0) == 0) given_.parcel = parcel_.named(end);
   give(wanted, borrowed_);
 }
 
-void HandOver::for_spawn(const posix_spawn_file_actions_t *actions) noexcept {
+int HandOver::for_spawn(const posix_spawn_file_actions_t **actions) noexcept {
   note_giving();
-  if (impossible() || in_foreign_process()) return;
+  if (in_foreign_process()) return 0;
   bool wanted[kMaxArenas] = {};
-  auto keep = [&](int fd) {
+  for_each_spawned(*actions, [&](int number, int source) {
+    if (!is_protected(source)) return;
+    Slot *slot = session_of(source);
+    if (slot != nullptr && number <= STDERR_FILENO) hand_on(*slot, source);
+    if (boot::sandboxed()) return;
+    if (parcel_.is_empty()) given_.parcel.fd = number;
+    parcel_.add(number, source, false);
+    if (slot == nullptr) return;
+    wanted[arena_of(*slot)] = true;
+    mark(*slot, kSpawning | this_thread());
+  });
+  if (parcel_.is_empty()) return 0;
+  if (!parcel_.seal()) not_given();
+  given_.parcel = parcel_.end() < 0 ? ArenaDescriptor{-1, 0} : parcel_.named(given_.parcel.fd);
+  if (!replace_actions(*actions)) return ENOMEM;
+  as_given_ = actions_.as_given();
+  *actions = &as_given_;
+  give(wanted, true);
+  return 0;
+}
+
+// Each connection's number becomes the parcel before the program's actions move it about. Without a
+// parcel what they made of it is closed behind them.
+bool HandOver::replace_actions(const posix_spawn_file_actions_t *actions) noexcept {
+  const int end = parcel_.end();
+  bool have_room = true;
+  auto replace = [&](int fd) {
+    if (have_room && is_protected(fd)) have_room = actions_.add_dup2(end, fd);
+  };
+  if (end >= 0) {
+    for_each_open_descriptor([&](int fd) {
+      if (survives_exec(fd)) replace(fd);
+    });
+    for_each_dup2(actions, [&](int fd, int) {
+      if (!survives_exec(fd)) replace(fd);
+    });
+  }
+  have_room = have_room && actions_.add(actions);
+  if (end < 0) {
+    for_each_spawned(actions, [&](int number, int source) {
+      if (have_room && is_protected(source)) have_room = actions_.add_close(number);
+    });
+  } else {
+    // What was close-on-exec is not any more.
+    for_each_dup2(actions, [&](int fd, int) {
+      bool is_left = spawn_source(actions, fd).fd == fd && !spawn_source(actions, fd).is_copy;
+      if (have_room && is_left && !survives_exec(fd) && is_protected(fd)) {
+        have_room = actions_.add_close(fd);
+      }
+    });
+  }
+  return have_room;
+}
+
+void HandOver::for_shell() noexcept {
+  note_giving();
+  if (arena_count() == 0 || boot::sandboxed() || in_foreign_process()) return;
+  bool wanted[kMaxArenas] = {};
+  for_each_open_descriptor([&](int fd) {
+    if (!survives_exec(fd) || !is_protected(fd)) return;
     Slot *slot = session_of(fd);
     if (slot == nullptr) return;
     wanted[arena_of(*slot)] = true;
     mark(*slot, kSpawning | this_thread());
-  };
-  for_each_open_descriptor([&](int fd) {
-    std::uint64_t word = descriptor_word(fd);
-    if (word != kUnmanaged && word != kOwn && survives_exec(fd)) keep(fd);
   });
-  for_each_dup2(actions, keep);
   give(wanted, true);
 }
 
@@ -97,6 +200,9 @@ void HandOver::spawned_last() noexcept {
 
 HandOver::~HandOver() {
   if (given_.count > 0) take_back();
+  if (executes_) {
+    parcel_.take_back([](int fd) { kernel::call(SYS_fcntl, fd, F_SETFD, 0); });
+  }
   replace_marks(0);
 }
 
@@ -119,7 +225,7 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
     long copy = from.fd < 0 ? -EBADF : kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
     if (copy < 0 && from.fd >= 0) copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, 3);
     if (copy < 0) {
-      report(nullptr, -1, policy::Event::notice, policy::Reason::inherited_unknown, kNotGiven);
+      not_given();
       continue;
     }
     // So that a child another thread forks just now does not keep it.
@@ -129,7 +235,8 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
     given_arenas_[given_.count] = arena;
     given_.arenas[given_.count++] = {static_cast<int>(copy), from.inode};
   }
-  if (given_.count == 0) return replace_marks(0);
+  if (given_.count == 0) replace_marks(0);
+  if (given_.is_empty()) return;
   given_.token = shared && !borrowed_ ? marked_ : 0;
   format_inheritance(given_, text_);
 }

@@ -68,8 +68,6 @@ void hand_on(Slot &slot, int fd) noexcept;
 void hand_on_standard_streams() noexcept;
 // Another process may get this one's descriptors: fork, exec, posix_spawn, system().
 void note_giving() noexcept;
-// After posix_spawn: what the child has there is its own.
-void hand_on_to(pid_t child) noexcept;
 
 // --- descriptors and endings (lifetime.cc) ------------------------------------------------------
 

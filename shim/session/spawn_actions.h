@@ -1,10 +1,14 @@
-// What posix_spawn will do with descriptors, before it does.
+// What posix_spawn will do with descriptors, before it does; and actions made of the program's.
 #pragma once
 
 #include <fcntl.h>
 #include <spawn.h>
 
+#include <algorithm>
+#include <cstddef>
+
 #include "shim/arena/kernel.h"
+#include "shim/boot/heap.h"
 
 namespace inlay::shim {
 
@@ -16,8 +20,9 @@ inline bool survives_exec(int fd) noexcept {
 // glibc's posix_spawn_file_actions_t keeps these (posix/spawn_int.h), the same since 2.1 but for
 // kinds added at the end.
 struct SpawnAction {
-  enum Kind : int { close, dup2, open } kind;
+  enum Kind : int { close, dup2, open, chdir, fchdir, close_from } kind;
   union {
+    int fd;
     struct {
       int fd;
       int to;
@@ -31,14 +36,93 @@ struct SpawnAction {
   };
 };
 
-// Calls visit(fd) for each descriptor that is copied, which takes off its close-on-exec.
+static_assert(sizeof(SpawnAction) == 32);
+
+// Calls visit(fd, to) for each descriptor that is copied, which takes off its close-on-exec.
 template <typename F>
 void for_each_dup2(const posix_spawn_file_actions_t *actions, F &&visit) noexcept {
   if (actions == nullptr) return;
   const auto *list = reinterpret_cast<const SpawnAction *>(actions->__actions);
   for (int i = 0; i < actions->__used; ++i) {
-    if (list[i].kind == SpawnAction::dup2) visit(list[i].dup2_action.fd);
+    if (list[i].kind == SpawnAction::dup2) visit(list[i].dup2_action.fd, list[i].dup2_action.to);
   }
 }
+
+// What `number` names in the image: a descriptor of this process, -1 where it is none; and whether
+// it was copied, which takes off its close-on-exec.
+struct SpawnSource {
+  int fd;
+  bool is_copy;
+};
+inline SpawnSource spawn_source(const posix_spawn_file_actions_t *actions, int number) noexcept {
+  SpawnSource source{number, false};
+  const auto *list =
+      actions == nullptr ? nullptr : reinterpret_cast<const SpawnAction *>(actions->__actions);
+  for (int i = list == nullptr ? 0 : actions->__used; i-- > 0;) {
+    const SpawnAction &action = list[i];
+    if (action.kind == SpawnAction::dup2 && action.dup2_action.to == source.fd) {
+      source = {action.dup2_action.fd, true};
+    } else if ((action.kind == SpawnAction::close && action.fd == source.fd) ||
+               (action.kind == SpawnAction::open && action.open_action.fd == source.fd) ||
+               (action.kind == SpawnAction::close_from && action.fd <= source.fd)) {
+      return {-1, false};
+    }
+  }
+  return source;
+}
+
+// The program's actions with others before and behind them. Not in a vfork child: it allocates.
+class SpawnActions {
+ public:
+  SpawnActions() noexcept = default;
+  ~SpawnActions() { boot::release(list_); }
+  SpawnActions(const SpawnActions &) = delete;
+  SpawnActions &operator=(const SpawnActions &) = delete;
+
+  // False without memory.
+  bool add(const posix_spawn_file_actions_t *actions) noexcept {
+    if (actions == nullptr || actions->__used == 0) return true;
+    return add(reinterpret_cast<const SpawnAction *>(actions->__actions),
+               static_cast<std::size_t>(actions->__used));
+  }
+  bool add_dup2(int fd, int to) noexcept {
+    SpawnAction action{};
+    action.kind = SpawnAction::dup2;
+    action.dup2_action = {fd, to};
+    return add(&action, 1);
+  }
+  bool add_close(int fd) noexcept {
+    SpawnAction action{};
+    action.kind = SpawnAction::close;
+    action.fd = fd;
+    return add(&action, 1);
+  }
+  // As the C library wants them, while this is.
+  posix_spawn_file_actions_t as_given() const noexcept {
+    posix_spawn_file_actions_t actions{};
+    actions.__allocated = actions.__used = static_cast<int>(count_);
+    actions.__actions = reinterpret_cast<struct __spawn_action *>(list_);
+    return actions;
+  }
+
+ private:
+  bool add(const SpawnAction *actions, std::size_t count) noexcept {
+    if (count_ + count > room_) {
+      std::size_t room = std::max(2 * room_, count_ + count + 16);
+      auto *list = static_cast<SpawnAction *>(boot::allocate(room * sizeof(SpawnAction)));
+      if (list == nullptr) return false;
+      std::copy_n(list_, count_, list);
+      boot::release(list_);
+      list_ = list;
+      room_ = room;
+    }
+    std::copy_n(actions, count, list_ + count_);
+    count_ += count;
+    return true;
+  }
+
+  SpawnAction *list_ = nullptr;
+  std::size_t count_ = 0, room_ = 0;
+};
 
 }  // namespace inlay::shim

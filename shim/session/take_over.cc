@@ -83,8 +83,7 @@ void go_on(Slot &slot, int fd) noexcept {
 
 }  // namespace
 
-void take_over(const char *value) noexcept {
-  Inheritance inherited = parse_inheritance(value);
+void take_over(const Inheritance &inherited) noexcept {
   bool any = false;
   for (unsigned i = 0; i < inherited.count; ++i) any |= adopt_arena(inherited.arenas[i]);
   if (!any) return;

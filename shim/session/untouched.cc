@@ -109,23 +109,6 @@ bool is_hidden(const Slot &slot) noexcept {
          slot.hides_readiness.load(std::memory_order_acquire);
 }
 
-// The inode of a standard stream of another process; 0 when it is no socket.
-std::uint64_t socket_of(std::uint32_t process, std::uint32_t stream) noexcept {
-  ProcPath path;
-  path.before(stream).before("/fd/").before(process).before("/proc/");
-  char target[64];
-  long length = kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(path.text()),
-                             kernel::word(target), sizeof(target));
-  constexpr char kKind[] = "socket:[";
-  constexpr long kPrefix = sizeof(kKind) - 1;
-  if (length <= kPrefix || std::memcmp(target, kKind, kPrefix) != 0) return 0;
-  std::uint64_t inode = 0;
-  for (long i = kPrefix; i < length && target[i] >= '0' && target[i] <= '9'; ++i) {
-    inode = inode * 10 + static_cast<std::uint64_t>(target[i] - '0');
-  }
-  return inode;
-}
-
 }  // namespace
 
 Untouched judge_untouched(Slot &slot, int fd, std::int64_t waited_ns) noexcept {
@@ -186,20 +169,6 @@ void hand_on_standard_streams() noexcept {
     socklen_t length = sizeof(cookie);
     if (kernel::get_option(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) continue;
     if (Slot *slot = find_slot(cookie)) hand_on(*slot, fd);
-  }
-}
-
-void hand_on_to(pid_t child) noexcept {
-  if (g_descriptor_words == nullptr) return;
-  for (int fd = 0; fd <= highest_descriptor(); ++fd) {
-    std::uint64_t word = descriptor_word(fd);
-    if ((word & kManagedBit) == 0) continue;
-    Slot &slot = *reinterpret_cast<Slot *>(word & ~kManagedBit);
-    struct stat file {};
-    if (!is_hidden(slot) || kernel::call(SYS_fstat, fd, kernel::word(&file)) != 0) continue;
-    for (std::uint32_t stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream) {
-      if (socket_of(static_cast<std::uint32_t>(child), stream) == file.st_ino) hand_on(slot, fd);
-    }
   }
 }
 

@@ -20,10 +20,11 @@ enum class Untouched : std::uint8_t {
 // `waited_ns`: since it was accepted. The helper thread only.
 Untouched judge_untouched(Slot &slot, int fd, std::int64_t waited_ns) noexcept;
 
-// The program closes it, untouched and its last: true when this process begins the handshake all the
-// same, to end the connection in good order behind it. A bare FIN would say less to the peer, who
-// cannot tell it from one that somebody in between made; and a ClientHello that nobody read makes it a
-// reset. False where another process may have been given the descriptor, or too many wait like this.
+// The program closes it, untouched and its last: true when this process begins the handshake all
+// the same, to end the connection in good order behind it. A bare FIN would say less to the peer,
+// who cannot tell it from one that somebody in between made; and a ClientHello that nobody read
+// makes it a reset. False where another process may have been given the descriptor, or too many
+// wait like this.
 bool begin_to_end(Slot &slot, int fd) noexcept;
 // How often note_giving() was called.
 std::uint32_t givings() noexcept;

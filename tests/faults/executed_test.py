@@ -36,7 +36,7 @@ conn.sendall(b"ping")
 got = b""
 while not got.endswith(b"ping"): got += conn.recv(100)
 facts = {"size": size(), "seen": "INLAY_ARENA" in os.environ, "got": got[-4:].decode()}
-child = subprocess.run(["env"], stdout=subprocess.PIPE, env={"INLAY_ARENA": "3:4;0", "INLAY_SNAPSHOT": "3:4"})
+child = subprocess.run(["env"], stdout=subprocess.PIPE, env={"INLAY_ARENA": "3:4;0;5:6", "INLAY_SNAPSHOT": "3:4"})
 facts["passed on"] = [line for line in child.stdout.decode().split()
                       if line.startswith(("INLAY_ARENA", "INLAY_SNAPSHOT"))]
 print(json.dumps(facts))
@@ -58,9 +58,9 @@ print(json.dumps(facts))
         fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         plain = os.open(FOLDER / "forged", os.O_RDWR | os.O_CREAT, 0o600)
         os.truncate(plain, 1 << 30)  # sparse
-        for fd, value in ((sealed, "{fd}:{inode};0"), (sealed, "{fd}:1;0"), (sealed, "{fd}:{inode},{fd}:{inode};7"),
-                          (plain, "{fd}:{inode};0"), (plain, "nonsense"), (plain, "0:0;0"),
-                          (plain, "{fd}:{inode};0" + "9" * 5000)):
+        for fd, value in ((sealed, "{fd}:{inode};0;0:0"), (sealed, "{fd}:1;0;0:0"),
+                          (sealed, "{fd}:{inode},{fd}:{inode};7;{fd}:{inode}"), (plain, "{fd}:{inode};0;{fd}:{inode}"),
+                          (plain, "nonsense"), (plain, "0:0;0;0:0"), (plain, "{fd}:{inode};0" + "9" * 5000)):
             state = os.fstat(fd)
             with self.subTest(value):
                 self.assertEqual(self.facts(fd, value.format(fd=fd, inode=state.st_ino)),
@@ -315,8 +315,13 @@ def short():
 def unreadable():
     os.chmod(os.path.dirname(library), 0o700)
     os.setresuid(65534, 65534, 65534)
-CONDITIONS = {"gone": lambda: os.rename(library, library + ".whole"), "short": short, "unreadable": unreadable,
-              "chroot": lambda: (os.chroot(root), os.chdir("/"))}
+# Too little address space for inlay, and enough for the C library. Of the shells that the C library starts
+# by itself nothing is held back for what cannot be foreseen.
+def memory():
+    subprocess.run(["prlimit", "--pid", str(os.getpid()), f"--as={5 << 20}:"], check=True)
+    del WAYS["system"], WAYS["popen"]
+CONDITIONS = {"memory": memory, "gone": lambda: os.rename(library, library + ".whole"), "short": short,
+              "unreadable": unreadable, "chroot": lambda: (os.chroot(root), os.chdir("/"))}
 def try_each():
     CONDITIONS[condition]()
     ways = {name: way() for name, way in WAYS.items()}
@@ -354,8 +359,10 @@ os.write(1, json.dumps([os.get_inheritable(9), child(lambda: os.execv("/bin/sh",
         self.assertNotIn(0, ways.values(), ways)
         self.assertTrue(inheritable and asked)
         self.assertEqual(good, 0)
-        reasons = {event["reason"] for event in victim.events() if event["event"] == "notice"}
-        self.assertEqual(reasons, {"exec-unprotected"} if is_logged else set())
+        notices = {(event["reason"], event["detail"]) for event in victim.events() if event["event"] == "notice"}
+        why = "the loader would not find a whole libinlay.so: /bin/sh"
+        self.assertEqual(notices, {("exec-unprotected", why)} if is_logged else set())
+        self.errors = victim.errors
         server.child.kill()
 
     def test_i1_a_library_that_is_gone(self):
@@ -363,6 +370,10 @@ os.write(1, json.dumps([os.get_inheritable(9), child(lambda: os.execv("/bin/sh",
 
     def test_i1_a_library_that_is_being_written(self):
         self.nothing_in_the_clear("short")
+
+    def test_i1_a_library_that_there_is_no_room_for(self):
+        self.nothing_in_the_clear("memory", is_logged=False)
+        self.assertIn(b"cannot be preloaded", self.errors)
 
     @unittest.skipUnless(os.getuid() == 0, "becomes another user, which needs root")
     def test_i1_a_library_that_this_user_may_not_read(self):

@@ -158,7 +158,7 @@ class Transparency(unittest.TestCase):
         self.assertEqual(found, "1")
         events = [json.loads(line) for line in lines.read_text().splitlines()]
         self.assertEqual([(event["pid"], event["reason"], event["detail"]) for event in events],
-                         [(int(pid), "exec-unprotected", static)])
+                         [(int(pid), "exec-unprotected", f"statically linked: {static}")])
         self.assertEqual(stat.S_IMODE(lines.stat().st_mode), 0o600)
 
     def test_a_process_without_events_leaves_no_log_behind(self):
