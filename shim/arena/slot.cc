@@ -30,6 +30,7 @@ void begin_use(Slot &slot, Local &mine, std::uint64_t cookie, State state) noexc
   slot.sending.tail = Queue{};
   slot.rule = policy::kNoRule;
   slot.receive_low_water.store(1, std::memory_order_relaxed);
+  slot.peek_offset.store(-1, std::memory_order_relaxed);
   slot.holders[0].descriptors.store(1, std::memory_order_relaxed);
   slot.holders[0].who.store(this_process(), std::memory_order_relaxed);
   slot.state.store(state, std::memory_order_relaxed);

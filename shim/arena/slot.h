@@ -101,6 +101,7 @@ struct alignas(64) Slot {
   std::atomic<std::uint64_t> bytes_in;    // application bytes
   std::atomic<std::uint64_t> bytes_out;
   std::atomic<std::int32_t> receive_low_water;  // the program's SO_RCVLOWAT, virtualised
+  std::atomic<std::int32_t> peek_offset;        // and its SO_PEEK_OFF
   policy::Endpoint remote;                // the kernel forgets it when the connection ends
   identity::PathRecord peer_path;         // what its identity rested on; all zero: not known
   char peer_id[256];                      // NUL-terminated, truncated: for the log and judging again

@@ -1,6 +1,6 @@
-// A number whose session has ended, and which the kernel is about to close or to give to another file
-// (dup2). Whoever uses it meanwhile waits for that: nothing may go in the clear, and to the kernel there
-// is no such moment.
+// A number whose session has ended, and which the kernel is about to close or to give to another
+// file (dup2). Whoever uses it meanwhile waits for that: nothing may go in the clear, and to the
+// kernel there is no such moment.
 #pragma once
 
 #include <cerrno>
@@ -31,8 +31,8 @@ struct Arrival {
 };
 Arrival arrival_at(int fd) noexcept;
 
-// A call on fd, which may be another file's since the hook looked at it: to the kernel the call begins
-// there. `by_session(slot, call)` begins on a session; the other two where there is none.
+// A call on fd, which may be another file's since the hook looked at it: to the kernel the call
+// begins there. `by_session(slot, call)` begins on a session; the other two where there is none.
 template <typename BySession, typename Unconnected, typename ByKernel>
 ssize_t on_number(Slot &slot, int fd, BySession by_session, Unconnected unconnected,
                   ByKernel by_kernel) {

@@ -47,6 +47,25 @@ int set_low_water(Slot &slot, int fd, const void *value, socklen_t length) noexc
   return 0;
 }
 
+// inlay looks ahead itself, and from the front: the kernel's own stays off. It says whether it has it.
+int set_peek_offset(Slot &slot, int fd, const void *value, socklen_t length) noexcept {
+  int offset = -1;
+  const int off = -1;
+  if (length < sizeof offset || is_bad_address(value, sizeof offset)) {
+    return next.setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, value, length);
+  }
+  std::memcpy(&offset, value, sizeof offset);
+  int result = next.setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof off);
+  if (result == 0) slot.peek_offset.store(offset, std::memory_order_relaxed);
+  return result;
+}
+
+int get_peek_offset(Slot &slot, int fd, void *value, socklen_t *length) noexcept {
+  int result = next.getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, value, length);
+  if (result != 0) return result;
+  return answer_int(slot.peek_offset.load(std::memory_order_relaxed), value, length);
+}
+
 // A failed connect is the kernel's to tell; a session that failed looks like a reset. Either is told
 // once, by whichever call asks first.
 int get_error(Slot &slot, int fd, void *value, socklen_t *length) noexcept {
@@ -72,6 +91,8 @@ int get_option(Slot &slot, int fd, int level, int name, void *value, socklen_t *
     return get_error(slot, fd, value, length);
   } else if (level == SOL_SOCKET && name == SO_RCVLOWAT) {
     return answer_int(slot.receive_low_water.load(std::memory_order_relaxed), value, length);
+  } else if (level == SOL_SOCKET && name == SO_PEEK_OFF) {
+    return get_peek_offset(slot, fd, value, length);
   } else if (level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE) {
     return refused(slot, fd, "TCP_ZEROCOPY_RECEIVE", EINVAL);
   }
@@ -82,8 +103,7 @@ int set_option(Slot &slot, int fd, int level, int name, const void *value,
                socklen_t length) noexcept {
   if (level == SOL_SOCKET && name == SO_ZEROCOPY) return refused(slot, fd, "SO_ZEROCOPY", EOPNOTSUPP);
   if (level == IPPROTO_TCP && name == TCP_ULP) return refused(slot, fd, "TCP_ULP", ENOENT);
-  // inlay looks ahead itself, and from the front. Kernels before 6.9 have it for no TCP socket.
-  if (level == SOL_SOCKET && name == SO_PEEK_OFF) return refused(slot, fd, "SO_PEEK_OFF", EOPNOTSUPP);
+  if (level == SOL_SOCKET && name == SO_PEEK_OFF) return set_peek_offset(slot, fd, value, length);
   if (level == SOL_SOCKET && name == SO_RCVLOWAT) return set_low_water(slot, fd, value, length);
   return next.setsockopt(fd, level, name, value, length);
 }

@@ -92,16 +92,46 @@ ssize_t sleep_until_readable(const UnderWay &call) {
   return woken < 0 ? -1 : woken;
 }
 
-ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags) {
+// What SO_PEEK_OFF has a look begin behind, and where the next one begins after `length` bytes
+// (sk_peek_offset_fwd, sk_peek_offset_bwd).
+std::size_t peek_offset(Slot &slot) noexcept {
+  return static_cast<std::size_t>(std::max(slot.peek_offset.load(std::memory_order_relaxed), 0));
+}
+void move_peek_offset(Slot &slot, std::size_t length, bool peek) noexcept {
+  std::int32_t offset = slot.peek_offset.load(std::memory_order_relaxed);
+  if (offset < 0) return;
+  auto moved = static_cast<std::int32_t>(length);
+  slot.peek_offset.store(peek ? offset + moved : std::max(offset - moved, 0),
+                         std::memory_order_relaxed);
+}
+
+// Nothing comes behind what there is to look at.
+bool has_ended(int fd) noexcept {
+  pollfd ended{fd, POLLRDHUP, 0};
+  timespec none{};
+  return kernel::call(SYS_ppoll, kernel::word(&ended), 1, kernel::word(&none), 0, 8) > 0;
+}
+
+// A look behind all there is: how it ends when no more comes.
+ssize_t nothing_behind(int fd, std::int64_t since, int entry_errno) noexcept {
+  errno = entry_errno;
+  if (has_ended(fd)) return 0;
+  errno = blocks(fd) && time_left(fd, SO_RCVTIMEO, since) < 0 ? EINTR : EAGAIN;
+  return -1;
+}
+
+// `over`: a look begins behind so many bytes. `delivers`: to the program.
+ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> parts, int flags,
+                          std::size_t over, bool delivers) {
   const int entry_errno = errno;
   const bool peek = (flags & MSG_PEEK) != 0;
   const bool discard = (flags & MSG_TRUNC) != 0;
-  Sink sink(parts, discard);
+  Sink sink(parts, discard, over);
   // sock_rcvlowat(): a call that may wait does so for this much.
   const auto low_water = static_cast<std::size_t>(
       slot.receive_low_water.load(std::memory_order_relaxed));
   const std::size_t target =
-      (flags & MSG_WAITALL) != 0 ? sink.room() : std::min(low_water, sink.room());
+      (flags & MSG_WAITALL) != 0 ? sink.room() - over : std::min(low_water, sink.room() - over);
   std::int64_t since = 0;  // it first waited
   LookingFor looked;
   bool slept = false;
@@ -182,18 +212,21 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
       }
       if (outcome.fill == Fill::end || sink.delivered() >= target) break;
       if ((flags & MSG_DONTWAIT) != 0) {
-        if (sink.delivered() > 0) break;
+        if (sink.delivered() > 0 || (sink.passed() > 0 && has_ended(call.fd))) break;
         errno = EAGAIN;
         return -1;
       }
     }
     sleep_first = false;
     may_sleep(slot, call);
-    if (sink.delivered() > 0) {
+    if (sink.passed() > 0) {
       if (since == 0) since = monotonic_ns();
       if (peek) {
-        if (!wait_for_more_to_see(call.fd, sink.delivered(), looked)) break;
-        sink = Sink(parts, discard);
+        if (!wait_for_more_to_see(call.fd, sink.passed(), looked)) {
+          if (sink.delivered() == 0) return nothing_behind(call.fd, since, entry_errno);
+          break;
+        }
+        sink = Sink(parts, discard, over);
       } else if (!wait_for_more(slot, call.fd, since)) {
         break;
       }
@@ -220,6 +253,7 @@ ssize_t receive_under_way(Slot &slot, UnderWay &call, std::span<const iovec> par
     }
     slept = true;
   }
+  if (delivers && sink.delivered() > 0) move_peek_offset(slot, sink.delivered(), peek);
   if (sink.delivered() > 0 && !peek) {
     slot.bytes_in.fetch_add(sink.delivered(), std::memory_order_relaxed);
     if (slept != local(slot).expects_wait.load(std::memory_order_relaxed)) {
@@ -248,11 +282,12 @@ static ssize_t receive_by(Slot &slot, UnderWay &call, std::span<const iovec> par
   iovec nowhere{nullptr, 1};
   const bool bad = (flags & MSG_TRUNC) == 0 && has_bad_address(parts);
   const bool no_room = !bad && Sink(parts, false).room() == 0;
+  const std::size_t over = (flags & MSG_PEEK) != 0 ? peek_offset(slot) : 0;
   if (no_room || bad) {
     parts = {&nowhere, 1};
     flags = (flags & MSG_DONTWAIT) | MSG_PEEK | MSG_TRUNC;
   }
-  ssize_t got = receive_under_way(slot, call, parts, flags);
+  ssize_t got = receive_under_way(slot, call, parts, flags, over, !no_room && !bad);
   leave(slot, call);
   if (bad && got > 0) {
     errno = EFAULT;

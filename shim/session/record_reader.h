@@ -72,7 +72,7 @@ class RecordReader {
   Outcome end_of_stream() noexcept;
   Outcome control(tls::ContentType type, std::span<const std::uint8_t> plaintext) noexcept;
   std::uint8_t *head() noexcept { return chunk_at(slot_, rx_.head_chunk).bytes; }
-  bool progress() const noexcept { return sink_.delivered() > 0; }
+  bool progress() const noexcept { return sink_.passed() > 0; }
 
   Slot &slot_;
   Receiving &rx_;

@@ -90,6 +90,11 @@ Slot *manage(int fd, State state, Direction direction, const Decision &decision,
     slot->receive_low_water.store(low_water, std::memory_order_relaxed);
     apply_low_water(*slot, fd);
   }
+  if (int offset = int_option(fd, SOL_SOCKET, SO_PEEK_OFF, -1); offset >= 0) {
+    slot->peek_offset.store(offset, std::memory_order_relaxed);
+    const int off = -1;
+    kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_PEEK_OFF, kernel::word(&off), sizeof off);
+  }
   // A thread that met the socket by its cookie meanwhile may have counted the number.
   Locked life(slot->life_lock);
   slot->holders[0].descriptors.store(1, std::memory_order_release);

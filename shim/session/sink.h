@@ -12,12 +12,16 @@ namespace inlay::shim {
 
 class Sink {
  public:
-  Sink(std::span<const iovec> parts, bool discard) noexcept : parts_(parts), discard_(discard) {
+  // `over`: the first so many bytes go nowhere (SO_PEEK_OFF).
+  Sink(std::span<const iovec> parts, bool discard, std::size_t over = 0) noexcept
+      : parts_(parts), room_(over), over_(over), discard_(discard) {
     for (const iovec &part : parts) room_ += part.iov_len;
     skip_empty();
   }
   std::size_t room() const noexcept { return room_; }
   std::size_t delivered() const noexcept { return delivered_; }
+  // With those that went nowhere.
+  std::size_t passed() const noexcept { return passed_; }
 
   // Where the next bytes go, and how many fit there in one piece.
   std::span<std::uint8_t> front() const noexcept {
@@ -28,6 +32,7 @@ class Sink {
   void advance(std::size_t length) noexcept {
     room_ -= length;
     delivered_ += length;
+    passed_ += length;
     while (length > 0) {
       std::size_t step = std::min(length, parts_[index_].iov_len - offset_);
       offset_ += step;
@@ -36,6 +41,12 @@ class Sink {
     }
   }
   void put(const std::uint8_t *bytes, std::size_t length) noexcept {
+    std::size_t over = std::min(length, over_);
+    over_ -= over;
+    room_ -= over;
+    passed_ += over;
+    bytes += over;
+    length -= over;
     while (length > 0) {
       std::span<std::uint8_t> to = front();
       std::size_t step = discard_ ? length : std::min(length, to.size());
@@ -57,8 +68,10 @@ class Sink {
   std::span<const iovec> parts_;
   std::size_t index_ = 0;
   std::size_t offset_ = 0;
-  std::size_t room_ = 0;
+  std::size_t room_;
+  std::size_t over_;
   std::size_t delivered_ = 0;
+  std::size_t passed_ = 0;
   bool discard_;
 };
 
