@@ -5,6 +5,8 @@
 #include <ctime>
 #include <utility>
 
+#include "identity/rpc/monotonic.h"
+
 namespace inlay::identity::agent {
 namespace {
 
@@ -17,12 +19,6 @@ std::string_view name(grpc::StatusCode code) {
     default:
       return "UNAVAILABLE";  // there are no others here (Workload Endpoint, appendix A)
   }
-}
-
-std::int64_t monotonic_ns() {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 // Workload Endpoint §3: against requests that somebody else makes a client send.
@@ -86,7 +82,7 @@ tl::expected<ApiCall, grpc::Status> ApiCall::begin(ApiShared &shared,
     return stop(AgentRefusal::internal, grpc::StatusCode::UNAVAILABLE,
                 "the agent does not know whose connection this is; connect again");
   }
-  if (!shared.rates.take(caller.uid, monotonic_ns())) {
+  if (!shared.rates.take(caller.uid, rpc::monotonic_ns())) {
     return stop(AgentRefusal::rate_limited, grpc::StatusCode::UNAVAILABLE,
                 "this user has made too many calls");
   }

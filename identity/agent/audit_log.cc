@@ -1,26 +1,21 @@
 #include "identity/agent/audit_log.h"
 
-#include <ctime>
 #include <iterator>
 #include <span>
+
+#include "identity/rpc/monotonic.h"
 
 namespace inlay::identity::agent {
 namespace {
 
 constexpr std::size_t kMostCounted = 1024;  // users with refusals that were not written
 
-std::int64_t monotonic_ns() {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
-
 }  // namespace
 
 void AuditLog::write(const AuditRecord &record) {
   std::uint64_t more = 0;
   if (record.event == "refused" || record.event == "cut-off") {
-    const bool allowed = refusals_.take(record.caller.uid, monotonic_ns());
+    const bool allowed = refusals_.take(record.caller.uid, rpc::monotonic_ns());
     std::lock_guard lock(mutex_);
     auto found = not_written_.find(record.caller.uid);
     if (!allowed) {

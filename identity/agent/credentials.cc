@@ -24,20 +24,11 @@ bool pass_credentials(int fd) noexcept {
   return true;
 }
 
-std::optional<Peer> peer_of(int fd) noexcept {
+std::optional<Caller> peer_of(int fd) noexcept {
   ucred credentials{};
   socklen_t length = sizeof credentials;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return std::nullopt;
-  Peer out{.caller = {.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid},
-           .pidfd = UniqueFd()};
-  int pidfd = -1;
-  length = sizeof pidfd;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) == 0) {
-    out.pidfd = UniqueFd(pidfd);
-  } else if (errno != ENOPROTOOPT) {
-    return std::nullopt;  // reaped already, or no descriptor is left
-  }
-  return out;
+  return Caller{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
 }
 
 Message receive(int fd, std::span<char> room) noexcept {

@@ -16,12 +16,8 @@ namespace inlay::identity::agent {
 // listening socket, for all it accepts, beginning with what was written before. False with errno.
 bool pass_credentials(int fd) noexcept;
 
-// Who connected. `pidfd` is empty before Linux 6.5.
-struct Peer {
-  Caller caller;
-  policy::UniqueFd pidfd;
-};
-std::optional<Peer> peer_of(int fd) noexcept;
+// Who connected. Needs no descriptor: there may be none.
+std::optional<Caller> peer_of(int fd) noexcept;
 
 struct Message {
   ssize_t length = 0;  // 0: the end; -1: errno says why

@@ -1,6 +1,6 @@
 #include "identity/agent/server.h"
 
-#include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -10,19 +10,19 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <exception>
 
 #include "identity/agent/credentials.h"
+#include "identity/agent/spare_descriptors.h"
+#include "identity/rpc/monotonic.h"
 
 namespace inlay::identity::agent {
 namespace {
 
 using policy::UniqueFd;
+using rpc::monotonic_ns;
 
-constexpr std::int64_t kMillisecond = 1'000'000;          // ns
-constexpr std::int64_t kPatience = 5'000 * kMillisecond;  // for a whole frame, or a taken answer
-constexpr std::int64_t kSilence = 60'000 * kMillisecond;  // of whoever has not attached
+constexpr std::int64_t kMillisecond = 1'000'000;  // ns
 // While the kernel has no memory or descriptors for one more connection.
 constexpr std::int64_t kAcceptPause = 50 * kMillisecond;
 constexpr int kAcceptsInARow = 64;
@@ -31,15 +31,6 @@ constexpr int kAcceptsInARow = 64;
 constexpr std::uint64_t kListenerTag = 0, kWakeTag = 1, kWatchedTag = 1000,
                         kFirstConnection = 100'000;
 
-std::int64_t now() noexcept {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
-
-UniqueFd spare_descriptor() { return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
-
-// Without a pidfd an attached process is held to its pid by its start time alone.
 bool arm(int epoll, int operation, int fd, std::uint32_t events, std::uint64_t tag) noexcept {
   epoll_event event{};
   event.events = events;
@@ -49,9 +40,11 @@ bool arm(int epoll, int operation, int fd, std::uint32_t events, std::uint64_t t
 
 }  // namespace
 
-Server::Server(Listener &listener, Service &service, SeatLimits limits, std::size_t threads)
+Server::Server(Listener &listener, Service &service, SeatLimits limits, std::size_t threads,
+               Patience patience)
     : listener_(listener),
       service_(service),
+      patience_(patience),
       epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       spare_(spare_descriptor()),
@@ -89,9 +82,10 @@ void Server::changed() {
 
 void Server::run() {
   std::array<epoll_event, 128> events;
-  if (period_ns_ > 0) period_due_ns_ = now();
+  if (period_ns_ > 0) period_due_ns_ = monotonic_ns();
   while (!stopping_) {
-    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), timeout(now()));
+    const int count =
+        epoll_wait(epoll_.get(), events.data(), events.size(), timeout(monotonic_ns()));
     for (int i = 0; i < count; ++i) {
       const std::uint64_t tag = events[static_cast<std::size_t>(i)].data.u64;
       try {
@@ -111,7 +105,7 @@ void Server::run() {
     }
     take_done();
     try {
-      expire(now());
+      expire(monotonic_ns());
     } catch (const std::exception &) {  // bad_alloc, for the line in the log: it is tried again
     }
   }
@@ -133,26 +127,29 @@ void Server::accept_some() {
     if (errno == EAGAIN) return;
     if (errno == EMFILE && accept_without_descriptors()) continue;
     // EMFILE without a spare one, ENFILE, ENOBUFS, ENOMEM: to be waited out.
-    accept_again_ns_ = now() + kAcceptPause;
+    accept_again_ns_ = monotonic_ns() + kAcceptPause;
     arm(epoll_.get(), EPOLL_CTL_MOD, listener_.fd(), 0, kListenerTag);
     return;
   }
 }
 
-// Who has waited longest makes room; where nobody waits, the newcomer is sent away by the
-// descriptor kept for that, so that the backlog does not fill with the hopeless. False: another
-// thread took that one.
+// Who has waited longest makes room, and as many more as it takes for the newcomer to be attested;
+// where nobody waits, the newcomer is sent away by the descriptor kept for that, so that the
+// backlog does not fill with the hopeless. False: another thread took that one.
 bool Server::accept_without_descriptors() {
-  if (auto oldest = seats_.oldest_waiting()) {
+  bool made_room = false;
+  while (auto oldest = seats_.oldest_waiting()) {
     auto found = connections_.find(*oldest);
     service_.cut_off(found->second->peer, AgentRefusal::rate_limited, "no descriptor is left");
     close(*oldest);
-    return true;
+    made_room = true;
+    if (is_room_for_a_newcomer()) break;
   }
+  if (made_room) return true;
   spare_ = UniqueFd();
   UniqueFd fd(accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (auto peer = fd ? peer_of(fd.get()) : std::nullopt) {
-    service_.cut_off(peer->caller, AgentRefusal::rate_limited, "no descriptor is left");
+    service_.cut_off(*peer, AgentRefusal::rate_limited, "no descriptor is left");
   }
   const bool accepted = static_cast<bool>(fd);
   fd = UniqueFd();
@@ -166,14 +163,14 @@ void Server::adopt(UniqueFd fd) {
   auto connection = std::make_unique<Connection>();
   connection->id = ++last_id_;
   connection->fd = std::move(fd);
-  connection->peer = peer->caller;
+  connection->peer = *peer;
   connection->events = EPOLLIN;
   Connection &kept = *connections_.emplace(last_id_, std::move(connection)).first->second;
   if (!arm(epoll_.get(), EPOLL_CTL_ADD, kept.fd.get(), kept.events, kept.id)) {
     connections_.erase(kept.id);
     return;
   }
-  set_deadline(kept, now() + kPatience);
+  set_deadline(kept, monotonic_ns() + patience_.frame.count());
   if (auto surplus = seats_.come(kept.id, kept.peer.uid)) {
     auto found = connections_.find(*surplus);
     service_.cut_off(found->second->peer, AgentRefusal::rate_limited,
@@ -219,7 +216,8 @@ void Server::read(Connection &connection) {
   IncomingFrame frame;
   switch (connection.reader.read(connection.fd.get(), &frame)) {
     case FrameReader::Got::nothing:
-      if (!began && connection.reader.in_the_middle()) set_deadline(connection, now() + kPatience);
+      if (!began && connection.reader.in_the_middle())
+        set_deadline(connection, monotonic_ns() + patience_.frame.count());
       return settle(connection);
     case FrameReader::Got::end:
       return close(connection.id);
@@ -342,7 +340,7 @@ void Server::send(Connection &connection, std::uint32_t request, Reply reply) {
   connection.out += reply.bytes;
   connection.sent = 0;
   connection.out_fd = std::move(reply.fd);
-  set_deadline(connection, now() + kPatience);
+  set_deadline(connection, monotonic_ns() + patience_.frame.count());
   if (write(connection)) settle(connection);
 }
 
@@ -375,7 +373,8 @@ bool Server::write(Connection &connection) {
     connection.sent += static_cast<std::size_t>(sent);
     if (connection.sent == connection.out.size()) {
       connection.out = std::string();
-      set_deadline(connection, connection.attached ? 0 : now() + kSilence);
+      set_deadline(connection,
+                   connection.attached ? 0 : monotonic_ns() + patience_.silence.count());
     }
   }
   if (connection.news_due && !connection.busy) ask_for_news(connection);
@@ -422,7 +421,8 @@ void Server::expire(std::int64_t now_ns) {
     if (!connection.out.empty()) {
       cut(connection, AgentRefusal::malformed, "it does not take its answer");
     } else if (connection.reader.in_the_middle() || !connection.sniffed) {
-      cut(connection, AgentRefusal::malformed, "no whole request within 5 s");
+      cut(connection, AgentRefusal::malformed,
+          fmt::format("no whole request within {} s", patience_.frame / std::chrono::seconds(1)));
     } else {
       close(connection.id);
     }

@@ -5,12 +5,13 @@
 //      | first byte 'I'
 //   reading --a frame--> busy (not read from) --answer--> writing --all of it--> reading
 //
-// Cut off are: a first byte of neither, anything FrameReader calls broken, a frame not whole within
-// kPatience of its first byte, an answer not taken within that, and silence of whoever has not
+// Cut off are: a first byte of neither, anything FrameReader calls broken, a frame not whole in
+// time after its first byte, an answer not taken in that time, and silence of whoever has not
 // attached.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -63,9 +64,18 @@ class Service {
   virtual void cut_off(const Caller &peer, AgentRefusal refusal, std::string_view why) = 0;
 };
 
+// How long it waits for others.
+struct Patience {
+  // For a frame to be whole, or an answer to be taken.
+  std::chrono::nanoseconds frame = std::chrono::seconds(5);
+  // Of whoever has had an answer and has not attached.
+  std::chrono::nanoseconds silence = std::chrono::seconds(60);
+};
+
 class Server {
  public:
-  Server(Listener &listener, Service &service, SeatLimits limits, std::size_t threads);
+  Server(Listener &listener, Service &service, SeatLimits limits, std::size_t threads,
+         Patience patience = {});
   ~Server();
   Server(const Server &) = delete;
   Server &operator=(const Server &) = delete;
@@ -129,6 +139,7 @@ class Server {
 
   Listener &listener_;
   Service &service_;
+  const Patience patience_;
   policy::UniqueFd epoll_, wake_, spare_;
   Seats seats_;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;

@@ -7,15 +7,10 @@
 #include <exception>
 
 #include "identity/agent/oracle.h"
+#include "identity/rpc/monotonic.h"
 
 namespace inlay::identity::agent {
 namespace {
-
-std::int64_t monotonic_ns() {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
 
 template <typename T>
 std::string bytes_of(const T &value) {
@@ -90,7 +85,7 @@ Reply ShimService::answer(Request request) {
       return refuse({}, kNobody, name_of(header.frame), refused(AgentRefusal::process_gone));
     }
     const Caller &writer = *request.frame.writer;
-    if (!requests_.take(writer.uid, monotonic_ns())) {
+    if (!requests_.take(writer.uid, rpc::monotonic_ns())) {
       return refuse({}, writer, name_of(header.frame), refused(AgentRefusal::rate_limited));
     }
     switch (header.frame) {
@@ -166,7 +161,7 @@ Reply ShimService::sign(Request &request) {
   auto no = [&](const Refused &why) { return refuse(found, caller, "sign", why); };
   if (!take_head(request.frame.body, &wanted)) return no(refused(AgentRefusal::malformed));
   if (found.entry == nullptr) return no(found.refused);
-  const std::int64_t now_ns = monotonic_ns();
+  const std::int64_t now_ns = rpc::monotonic_ns();
   if (!of_a_process_.take({caller.pid, found.workload.start_time}, now_ns) ||
       !of_a_user_.take(found.workload.uid, now_ns)) {
     return no(refused(AgentRefusal::rate_limited));

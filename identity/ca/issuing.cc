@@ -8,6 +8,7 @@
 #include "identity/certificate.h"
 #include "identity/csr.h"
 #include "identity/enrolment_token.h"
+#include "identity/rpc/monotonic.h"
 
 namespace inlay::identity::ca {
 namespace {
@@ -37,12 +38,6 @@ std::string digest_of(EVP_PKEY *key) {
 
 // The address without its port.
 std::string host_of(const std::string &address) { return address.substr(0, address.rfind(':')); }
-
-std::int64_t monotonic_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
 
 }  // namespace
 
@@ -112,7 +107,7 @@ Issued<Caller> Issuing::caller(std::shared_ptr<const rpc::PeerIdentity> peer) {
   if (auto good = check(who); !good) {
     return fail(good.error().refusal, good.error().message, good.error().detail);
   }
-  if (!requests_.take(who.node, monotonic_ns())) {
+  if (!requests_.take(who.node, rpc::monotonic_ns())) {
     return fail(Refusal::exhausted, "too many requests of this node; come again");
   }
   return who;
@@ -155,7 +150,7 @@ Issued<Chain> Issuing::issue_node(const std::string &node, EVP_PKEY *key, std::s
 
 Issued<Chain> Issuing::enroll(const EnrolmentRequest &request, const std::string &address) {
   AuditRecord what{.event = "enrolled", .node = request.node, .address = address};
-  if (!enrolments_.take(host_of(address), monotonic_ns())) {
+  if (!enrolments_.take(host_of(address), rpc::monotonic_ns())) {
     return refuse(what, {Refusal::exhausted,
                          "too many machines enrol from this address at once; come again"});
   }
@@ -192,7 +187,7 @@ Issued<Chain> Issuing::rejoin(const std::string &node_uri, std::string_view csr,
                               const std::string &address) {
   const std::string asked = printable(node_uri);
   const AuditRecord what{.event = "rejoined", .address = address, .spiffe_id = asked};
-  if (!enrolments_.take(host_of(address), monotonic_ns())) {
+  if (!enrolments_.take(host_of(address), rpc::monotonic_ns())) {
     return refuse(what, {Refusal::exhausted, "too many requests; come again"});
   }
   const auto key = public_key_of_csr(csr);

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "identity/rpc/monotonic.h"
 #include "policy/trusted_file.h"
 
 namespace inlay::identity::rpc {
@@ -39,10 +40,7 @@ void ServiceManager::ready(std::string_view status) const {
 }
 
 void ServiceManager::reloading() const {
-  timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  send(fmt::format("RELOADING=1\nMONOTONIC_USEC={}",
-                   std::int64_t{time.tv_sec} * 1'000'000 + time.tv_nsec / 1000));
+  send(fmt::format("RELOADING=1\nMONOTONIC_USEC={}", monotonic_ns() / 1000));
 }
 
 void ServiceManager::stopping() const { send("STOPPING=1"); }

@@ -14,6 +14,8 @@
 #include <system_error>
 #include <utility>
 
+#include "identity/rpc/monotonic.h"
+
 namespace inlay::identity::rpc {
 namespace {
 
@@ -31,11 +33,7 @@ bool would_block(int error) {
 
 }  // namespace
 
-std::int64_t monotonic_ms() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
+std::int64_t monotonic_ms() { return monotonic_ns() / 1'000'000; }
 
 TlsRelay::Connection::~Connection() {
   cleanse(to_plain);

@@ -54,6 +54,31 @@ TEST_CASE("a child that executes is another program of the same process") {
   CHECK(found->start_time == start_time_of(child.pid()));
 }
 
+TEST_CASE("a process that executes another program while it is looked at is neither (T61)") {
+  TemporaryFolder folder;
+  for (const char *name : {"one", "other"}) {
+    std::filesystem::copy_file("/bin/dash", folder / name);
+  }
+  // Two programs that execute each other for ever.
+  const std::string script = R"(exec "$1" -c "$0" "$0" "$2" "$1")";
+  const pid_t pid = fork();
+  REQUIRE(pid >= 0);
+  if (pid == 0) {
+    execl((folder / "one").c_str(), "one", "-c", script.c_str(), script.c_str(),
+          (folder / "other").c_str(), (folder / "one").c_str(), nullptr);
+    _exit(127);
+  }
+  const Caller caller{.pid = pid, .uid = getuid(), .gid = getgid()};
+  std::string why;
+  for (int i = 0; i < 1'000'000 && why.find("executed") == why.npos; ++i) {
+    const auto found = examine(caller);
+    why = found ? "" : found.error();
+  }
+  CHECK(why == "it has executed another program since it asked");
+  kill(pid, SIGKILL);
+  waitpid(pid, nullptr, 0);
+}
+
 TEST_CASE("a process that has ended is nobody, reaped or not (T61)") {
   Child child;
   REQUIRE(examine(child.caller(), child.pidfd()).has_value());
