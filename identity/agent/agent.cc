@@ -152,9 +152,10 @@ class Agent {
   std::mutex entries_mutex_;                     // guards the next two
   std::shared_ptr<const Config> configuration_;  // without what the source grants
   std::vector<GrantedEntry> granted_;
-  std::mutex mutex_;  // guards the next two
+  std::mutex mutex_;  // guards the next three
   std::string reload_error_;
-  bool ended_ = false;  // nobody is told of changes any more
+  std::vector<std::string> left_out_;  // entries that the source grants and that cannot be in force
+  bool ended_ = false;                 // nobody is told of changes any more
   Identities identities_;
   Listener listener_;
   std::unique_ptr<WorkloadApi> api_;
@@ -183,6 +184,7 @@ Agent::Agent(Config config, std::vector<uid_t> owners, std::unique_ptr<Source> s
                       input.started = started_;
                       std::lock_guard lock(mutex_);
                       input.configuration_error = reload_error_;
+                      input.left_out = left_out_;
                     }},
                {.of_a_process = config.signatures, .of_a_user = config.signatures * 4}),
       server_(listener_, service_, SeatLimits::of(descriptors),
@@ -285,6 +287,10 @@ std::vector<SpiffeId> Agent::put_together() {
   std::vector<std::string> left_out;
   auto whole = std::make_shared<const Config>(with_granted(*configuration_, granted_, left_out));
   for (const std::string &why : left_out) audit_.note(Level::warning, why);
+  {
+    std::lock_guard lock(mutex_);
+    left_out_ = std::move(left_out);
+  }
   attestor_.use(whole);
   return whole->ids();
 }

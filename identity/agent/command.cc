@@ -201,7 +201,7 @@ int test_entries(const Options &options) {
 }
 
 int dispatch(const std::vector<std::string> &words) {
-  if (words.empty()) throw Usage{"nothing to do"};
+  if (words.empty()) throw Usage{"--config FILE starts it, as --config /etc/inlay/agent.toml"};
   const bool joins = words[0] == "enroll" || words[0] == "leave";
   for (const std::string &word : words) {
     if (word == "--help" || word == "-h") {
@@ -221,7 +221,8 @@ int dispatch(const std::vector<std::string> &words) {
   if (words[0] == "enroll") {
     // The URL is the one word that is no option.
     std::vector<std::string> rest = words;
-    if (rest.size() < 2 || rest[1].starts_with("-")) throw Usage{"enroll: URL comes first"};
+    if (rest.size() < 2 || rest[1].starts_with("-"))
+      throw Usage{"the URL of the authority comes first"};
     rest.erase(rest.begin() + 1);
     const Options options(rest, 1, {"--token-file", "--state", "--config"}, {"--no-start"});
     return enroll({.url = words[1],
@@ -242,10 +243,12 @@ int dispatch(const std::vector<std::string> &words) {
 }  // namespace
 
 int run_command(std::vector<std::string> words) {
+  const bool joins = !words.empty() && (words[0] == "enroll" || words[0] == "leave");
+  const std::string called = joins ? "inlay " + words[0] : "inlay agent";
   try {
     return dispatch(words);
   } catch (const Usage &usage) {
-    complain(usage.message + "; see inlay agent --help");
+    fmt::print(stderr, "{0}: {1}; see {0} --help\n", called, usage.message);
     return kExitUsage;
   } catch (const std::exception &error) {
     return complain(error.what());

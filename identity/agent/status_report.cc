@@ -118,6 +118,10 @@ Json problems_json(const StatusInput &input, const Visible &visible, std::time_t
         "the changed configuration was not taken: " + input.configuration_error,
         "the one before it is in force; correct it and reload");
   }
+  for (const std::string &why : input.left_out) {
+    if (problems.size() >= kMostProblems) break;
+    add(Severity::warning, "", why, "correct the entry where the authority runs, or this machine");
+  }
   if (input.lost_log_lines != 0) {
     add(Severity::warning, "",
         std::to_string(input.lost_log_lines) + " lines of the audit log could not be written",

@@ -34,8 +34,9 @@ struct StatusInput {
   std::string trust_domain;
   std::string source;  // Identities::source_name()
   std::string socket;
-  std::string configuration;        // its path
-  std::string configuration_error;  // a reload that was not taken; "" = none
+  std::string configuration;          // its path
+  std::string configuration_error;    // a reload that was not taken; "" = none
+  std::vector<std::string> left_out;  // entries of the authority that are not in force, and why
   std::uint64_t lost_log_lines = 0;
   std::time_t started = 0;
   std::vector<AttachedProcess> attached;

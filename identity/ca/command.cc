@@ -141,7 +141,13 @@ State open_state(const Words &words) {
   auto opened = open_state(*config);
   if (!opened) throw Failure{std::move(opened.error())};
   return State{std::move(*config), std::move(opened->store), std::move(opened->seal),
-               std::time(nullptr)};
+               std::time(nullptr), opened->is_new};
+}
+
+std::string State::beginning() const {
+  if (!is_new) return "";
+  return fmt::format("there was no authority in {}: a new one begins, which no machine knows yet",
+                     config.database.empty() ? config.state : "the database");
 }
 
 Signer State::signer() {

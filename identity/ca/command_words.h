@@ -47,7 +47,11 @@ struct State {
   Store store;
   Seal seal;
   std::time_t now = 0;
+  bool is_new = false;  // it had no keys when it was opened
 
+  // Where a configuration names the wrong place, or a disk is not mounted, a new authority begins
+  // that no machine knows: a sentence for whoever did not mean that; "" when it is not new.
+  std::string beginning() const;
   // With its keys made and renewed where that is due. Throws Failure.
   Signer signer();
   // What was just done, by whoever runs the command: to the log of the configuration, or to

@@ -368,7 +368,7 @@ tl::expected<Opened, std::string> open_state(const Config &config) {
   if (!rows) return tl::unexpected(rows.error().message);
   auto seal = Seal::open(config.seal, rows->empty());
   if (!seal) return tl::unexpected(std::move(seal.error()));
-  return Opened{std::move(*store), std::move(*seal)};
+  return Opened{std::move(*store), std::move(*seal), rows->empty()};
 }
 
 }  // namespace inlay::identity::ca

@@ -52,6 +52,7 @@ tl::expected<Config, policy::LoadError> load_config(const std::string &file);
 struct Opened {
   Store store;
   Seal seal;
+  bool is_new = false;  // it holds no keys yet
 };
 tl::expected<Opened, std::string> open_state(const Config &config);
 

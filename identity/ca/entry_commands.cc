@@ -1,6 +1,7 @@
 // inlay ca entry add, list and remove.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "identity/ca/command_words.h"
@@ -57,6 +58,16 @@ std::string policy_of(const State &state, const std::string &file) {
   return content->bytes;
 }
 
+// Of whom it federates with, whose peers could not be believed yet.
+std::vector<std::string> without_bundle(const State &state, const Entry &entry) {
+  const auto known = value_of(state.store.bundles());
+  std::vector<std::string> out = entry.federates_with;
+  std::erase_if(out, [&](const std::string &domain) {
+    return std::ranges::any_of(known, [&](const auto &one) { return one.trust_domain == domain; });
+  });
+  return out;
+}
+
 int add(const Words &options) {
   State state = open_state(options);
   Entry entry;
@@ -102,6 +113,12 @@ int add(const Words &options) {
     print_json(json_of(added));
   } else {
     fmt::print("{} added: {} on {}\n", added.id, added.spiffe_id, added.nodes);
+    for (const std::string &domain : without_bundle(state, added)) {
+      fmt::print(stderr,
+                 "there is no bundle of {0} yet; give one: inlay ca bundle set {0} FILE, or a "
+                 "[[federation]]\n",
+                 domain);
+    }
   }
   return 0;
 }

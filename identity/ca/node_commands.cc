@@ -90,6 +90,7 @@ int token_command(const std::vector<std::string> &words) {
                            .dump(2));
     return 0;
   }
+  if (const std::string told = state.beginning(); !told.empty()) fmt::print(stderr, "{}\n", told);
   fmt::print("{}\n", token.text());
   std::fflush(stdout);
   fmt::print(stderr,

@@ -97,6 +97,10 @@ int serve_command(const std::vector<std::string> &words) {
   AuditLog audit;
   if (auto opened = audit.open(state.config.log_file); !opened) throw Failure{opened.error()};
 
+  if (const std::string told = state.beginning(); !told.empty()) {
+    audit.note(AuditLog::Level::warning, told);
+  }
+
   ServerSettings settings;
   settings.listen = state.config.listen;
   settings.issuing = {.trust_domain = state.config.trust_domain,

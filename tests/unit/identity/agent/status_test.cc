@@ -58,6 +58,7 @@ struct Asked {
   Setup &setup;
   std::vector<AttachedProcess> attached{};
   std::vector<EntrySummary> entries{};
+  std::vector<std::string> left_out{};
   uid_t caller = 0;
   bool sees_all = true;
 
@@ -72,6 +73,7 @@ struct Asked {
     input.started = setup.clock.now - 100;
     input.attached = attached;
     input.entries = entries;
+    input.left_out = left_out;
     input.caller = caller;
     input.sees_all = sees_all;
     std::string text = status_report(input, setup.clock.now);
@@ -241,6 +243,23 @@ TEST_CASE("a user sees what is of its own alone") {
   asked.caller = 1001;
   CHECK(asked.report()["ready"] == false);
   CHECK(asked.report()["identities"].empty());
+}
+
+TEST_CASE("an entry of the authority that cannot be in force here is a problem, for who sees all") {
+  Setup setup({id("web")});
+  Asked asked{setup};
+  asked.entries = {{id("web").uri(), "user 1000", 1000, true}};
+  asked.left_out = {"entry 12 is not in force here: there is no user \"x\" here"};
+  asked.caller = 0;
+  asked.sees_all = true;
+  setup.live(4000);
+  const Json report = asked.report();
+  REQUIRE(report["problems"].size() == 1);
+  CHECK(report["problems"][0]["what"] == asked.left_out[0]);
+  CHECK(report["problems"][0]["severity"] == "warning");
+  asked.caller = 1000;
+  asked.sees_all = false;
+  CHECK(asked.report()["problems"].empty());
 }
 
 TEST_CASE("the report stays within an answer, however many there are") {

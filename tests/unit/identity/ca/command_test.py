@@ -114,6 +114,22 @@ class Commands(unittest.TestCase):
             server.terminate()
         self.assertNotIn("begins", self.run_ca("rotate", "prepare").stdout)
 
+    def test_a_new_authority_says_that_it_is_one(self):
+        """Whoever named the wrong folder, or forgot a disk, hears of it."""
+        told = f"there was no authority in {self.path}/state: a new one begins"
+        self.assertIn(told, self.run_ca("token", "--node", "web-1").stderr)
+        self.assertNotIn("a new one begins", self.run_ca("token", "--node", "web-1").stderr)
+
+    def test_an_entry_for_a_trust_domain_without_a_bundle_says_so(self):
+        def add(name):
+            return self.run_ca("entry", "add", "--id", f"spiffe://example.org/{name}", "--node", "n",
+                               "--selector", f"user={name}", "--federates-with", "partner.test").stderr
+        self.assertIn("no bundle of partner.test yet", add("first"))
+        bundle = self.path / "bundle.json"
+        bundle.write_text(self.run_ca("bundle", "show").stdout)
+        self.run_ca("bundle", "set", "partner.test", bundle)
+        self.assertEqual(add("second"), "")
+
     def test_a_log_that_was_moved_away_is_made_anew_by_whoever_writes_next(self):
         log = self.path / "audit.jsonl"
         with self.config.open("a") as config:
