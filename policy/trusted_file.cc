@@ -126,9 +126,9 @@ tl::expected<TrustedFile, std::string> Walk::open(const std::string &path) {
     Looked looked;
     if (!entry || !look(entry.get(), &looked)) {
       return tl::unexpected(
-          errno == ENOENT
-              ? fmt::format("{} does not exist: create it or correct the path", child(name))
-              : fmt::format("cannot open {}: {}", child(name), errno_text(errno)));
+          errno == ENOENT ? fmt::format("{} does not exist: create it or correct the path",
+                                        child(name) == path ? "it" : child(name))
+                          : fmt::format("cannot open {}: {}", child(name), errno_text(errno)));
     }
     if (S_ISLNK(looked.stat.st_mode)) {
       if (!follow(entry.get(), &todo)) return tl::unexpected(error_);
@@ -158,7 +158,9 @@ tl::expected<TrustedFile, std::string> Walk::open(const std::string &path) {
   }
   if (!to_folder_) return tl::unexpected<std::string>("it is a folder, not a file");
   // Sticky or not: what does not exist yet has no owner.
-  if (sticky_) return tl::unexpected("others may make files in the folder " + here_);
+  if (sticky_)
+    return tl::unexpected(
+        fmt::format("others may make files in the folder {}: chmod go-w it", here_));
   TrustedFile out{.fd = std::move(folder_), .stat = {}};
   if (fstat(out.fd.get(), &out.stat) != 0) return tl::unexpected(errno_text(errno));
   return out;

@@ -1,8 +1,13 @@
 #include "tools/command_line.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <utility>
+
+#include "tools/text.h"
 
 namespace inlay::tools {
 namespace {
@@ -38,7 +43,13 @@ void Command::required_option(const std::string &name, std::string &value) const
 }
 
 void Command::positive_number(const std::string &name, pid_t &value) const {
-  app_->add_option(name, value)->check(CLI::PositiveNumber);
+  const auto judge = [](const std::string &text) {
+    pid_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const bool good = error == std::errc() && end == text.data() + text.size() && number > 0;
+    return good ? std::string() : fmt::format("'{}' is no number of a process", printable(text));
+  };
+  app_->add_option(name, value)->check(CLI::Validator(judge, ""));
 }
 
 void Command::flag(const std::string &name, bool &value) const { app_->add_flag(name, value); }

@@ -20,7 +20,8 @@ constexpr std::string_view kHelp =
 
 Shows in one screen what this machine's agent knows: the identities, when each SVID expires and
 renews, the processes that have them, the authorities trusted, what is wrong and what to do.
-Root and the agent's own user see everything, others what is their own.
+A process is there from its first connection on. Root and the agent's own user see everything,
+others what is their own.
 
 Ready means: every identity shown has an SVID that has not expired.
 

@@ -132,7 +132,7 @@ TEST_CASE("another user's configuration is refused unless he is named" *
 
 TEST_CASE("what is no readable file is refused in one line, without waiting") {
   TemporaryFolder folder;
-  CHECK(says(loading(folder / "none.toml"), "none.toml does not exist"));
+  CHECK(says(loading(folder / "none.toml"), "it does not exist"));
   CHECK(says(loading(folder / "none/inlay.toml"), "none does not exist"));
   CHECK(says(loading(folder.path()), "is a folder"));
   CHECK(says(loading(""), "no file is named"));
