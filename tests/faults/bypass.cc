@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 
 #include "tests/faults/bypass_ways.h"
 
@@ -13,7 +14,8 @@ int main(int argc, char **argv) {
   auto *go = go_past;
 #ifndef INLAY_STATIC
   if (argc > 4) {
-    void *library = dlopen(argv[4], RTLD_NOW | RTLD_LOCAL);
+    bool deep = std::strcmp(argv[1], "deep binding") == 0;
+    void *library = dlopen(argv[4], RTLD_NOW | RTLD_LOCAL | (deep ? RTLD_DEEPBIND : 0));
     if (library == nullptr) return 3;
     go = reinterpret_cast<decltype(go)>(dlsym(library, "go_past"));
     if (go == nullptr || go == go_past) return 3;

@@ -117,6 +117,18 @@ class PastTheHooks(unittest.TestCase):
                     self.assertEqual(go(way, recorder.port, strict=is_strict, library=True), self.WAYS[way][is_strict])
                     self.assertEqual(recorder.all(), b"" if is_strict else CANARY)
 
+    def test_i1_a_library_that_is_bound_to_its_own_libraries_first(self):
+        # RTLD_DEEPBIND; the same calls of one that is loaded without it are the hooks'.
+        for is_strict, steps in ((False, self.ALL), (True, self.REFUSED)):
+            with self.subTest(strict=is_strict):
+                recorder = Recorder()
+                self.assertEqual(go("deep binding", recorder.port, strict=is_strict, library=True), steps)
+                self.assertEqual(recorder.all(), b"" if is_strict else CANARY)
+                recorder = Recorder()
+                steps_by_name = go("by name", recorder.port, strict=is_strict, library=True)
+                self.assertEqual(steps_by_name["connect"], "ok")
+                self.assertNotIn(CANARY, recorder.all())
+
     def test_i1_a_connection_made_past_the_hooks_is_refused_by_the_next_hook(self):
         for is_strict in (False, True):
             with self.subTest(strict=is_strict):

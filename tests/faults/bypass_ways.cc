@@ -316,6 +316,16 @@ void resolver(bool over_tcp, const Target &to) {
 
 }  // namespace
 
+// The calls by their names, as the loader bound them: a hook's, unless the library was loaded with
+// RTLD_DEEPBIND, which puts its own libraries first.
+static void by_name(const Target &to) {
+  int fd = hooked_socket();
+  if (fd < 0) return;
+  auto *address = reinterpret_cast<const sockaddr *>(&to.address);
+  step("connect", from_libc(connect(fd, address, sizeof to.address)));
+  step("write", from_libc(write(fd, to.canary.data(), to.canary.size())));
+}
+
 extern "C" __attribute__((visibility("default"))) int go_past(const char *way_name, int port,
                                                               const char *canary) {
   std::string way = way_name;
@@ -346,6 +356,8 @@ extern "C" __attribute__((visibility("default"))) int go_past(const char *way_na
     managed_dup(to);
   else if (way == "managed close")
     managed_close(to);
+  else if (way == "by name" || way == "deep binding")
+    by_name(to);
   else if (way == "exec")
     helper(true, port, to);
   else if (way == "raw exec")
