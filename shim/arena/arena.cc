@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 #include "shim/arena/kernel.h"
 #include "shim/arena/layout.h"
 #include "shim/arena/process.h"
+#include "shim/arena/published.h"
 #include "shim/arena/shared_memory.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/lifetime.h"
@@ -26,8 +26,9 @@ struct Mapping {
   Slot *slots;
   Chunk *chunks;
   Local *locals;  // process-private, wiped on fork
-  int fd;         // inlay's own, for exec; -1: the memory has none
-  std::uint64_t inode;
+  // What is below changes when the memory is replaced in place.
+  std::atomic<int> fd;  // inlay's own, for exec; -1: the memory has none
+  std::atomic<std::uint64_t> inode;
   std::atomic<bool> foreign;  // of a process of another tree: nothing new goes there
 };
 
@@ -52,12 +53,15 @@ Local *map_locals() noexcept {
 }
 
 void place(Mapping &mapping, const SharedMemory &memory, bool foreign) noexcept {
-  mapping.header = reinterpret_cast<Header *>(memory.base);
-  mapping.cookies = reinterpret_cast<std::atomic<std::uint64_t> *>(memory.base + kCookiesAt);
-  mapping.slots = reinterpret_cast<Slot *>(memory.base + kSlotsAt);
-  mapping.chunks = reinterpret_cast<Chunk *>(memory.base + kChunksAt);
-  mapping.fd = memory.fd;
-  mapping.inode = memory.inode;
+  auto *header = reinterpret_cast<Header *>(memory.base);
+  if (mapping.header != header) {  // else other threads look at it
+    mapping.header = header;
+    mapping.cookies = reinterpret_cast<std::atomic<std::uint64_t> *>(memory.base + kCookiesAt);
+    mapping.slots = reinterpret_cast<Slot *>(memory.base + kSlotsAt);
+    mapping.chunks = reinterpret_cast<Chunk *>(memory.base + kChunksAt);
+  }
+  mapping.fd.store(memory.fd, std::memory_order_relaxed);
+  mapping.inode.store(memory.inode, std::memory_order_relaxed);
   mapping.foreign.store(foreign, std::memory_order_release);
   vouch_in(static_cast<unsigned>(&mapping - g_mappings),
            {memory.base, kArenaSize, memory.fd, &mapping.header->doubts});
@@ -66,6 +70,7 @@ void place(Mapping &mapping, const SharedMemory &memory, bool foreign) noexcept 
 // Whether new sessions of this process may go there.
 bool is_open(const Mapping &mapping) noexcept {
   return !mapping.foreign.load(std::memory_order_acquire) &&
+         mapping.header->magic.load(std::memory_order_acquire) == kArenaMagic &&
          !mapping.header->closed.load(std::memory_order_acquire);
 }
 
@@ -84,16 +89,17 @@ bool map_arena(Mapping &mapping, void *instead_of, Kind kind) noexcept {
     if (instead_of == nullptr) kernel::call(SYS_munmap, kernel::word(locals), kLocalsSize);
     return false;
   }
-  mapping.locals = locals;
-  auto *header = new (memory.base) Header{};
+  if (instead_of == nullptr) mapping.locals = locals;
+  // All zero, as a Header begins. In another's place other threads look at it meanwhile.
+  auto *header = reinterpret_cast<Header *>(memory.base);
   header->version = kArenaVersion;
   header->slot_size = sizeof(Slot);
   header->uid = effective_uid();
   header->free_slot = kNoChunk;
   header->free_chunk = kNoChunk;
-  std::memcpy(header->own_id, g_own_id, sizeof g_own_id);
-  header->magic = kArenaMagic;
+  publish(header->own_id, sizeof header->own_id, g_own_id);
   place(mapping, memory, false);
+  header->magic.store(kArenaMagic, std::memory_order_release);
   return true;
 }
 
@@ -279,16 +285,16 @@ void close_arenas() noexcept {
 }
 
 void note_own_id(std::string_view id) noexcept {
-  std::size_t length = std::min(id.size(), sizeof g_own_id - 1);
-  std::memcpy(g_own_id, id.data(), length);
-  g_own_id[length] = '\0';
+  Locked guard(g_mappings_lock);  // one that another thread maps meanwhile gets it as well
+  publish(g_own_id, sizeof g_own_id, id);
   for (unsigned i = 0; i < arena_count(); ++i) {
-    std::memcpy(g_mappings[i].header->own_id, g_own_id, sizeof g_own_id);
+    if (g_mappings[i].foreign.load(std::memory_order_relaxed)) continue;
+    publish(g_mappings[i].header->own_id, sizeof g_own_id, id);
   }
 }
 
 std::string_view own_id_in_arena(unsigned arena) noexcept {
-  const char *id = g_mappings[arena].header->own_id;
+  const char *id = published(g_mappings[arena].header->own_id);
   return {id, strnlen(id, sizeof(Header::own_id))};
 }
 
@@ -304,9 +310,10 @@ ArenaDescriptor arena_descriptor(unsigned arena) noexcept {
   const Mapping &mapping = g_mappings[arena];
   constexpr ArenaDescriptor kNone{-1, 0};
   if (mapping.fd < 0 || mapping.header->uid != effective_uid()) return kNone;
+  const ArenaDescriptor descriptor{mapping.fd, mapping.inode};
   // The program may have closed or replaced the number by calls no hook sees.
-  if (!is_shared_memory(mapping.fd, mapping.inode, kArenaSize)) return kNone;
-  return {mapping.fd, mapping.inode};
+  if (!is_shared_memory(descriptor.fd, descriptor.inode, kArenaSize)) return kNone;
+  return descriptor;
 }
 
 bool is_arena_descriptor(int fd) noexcept {
@@ -401,12 +408,15 @@ Slot *join_arena(ArenaDescriptor descriptor, std::uint64_t cookie, int fd) noexc
     bool fresh = index == count;
     if (fresh && mapping->locals == nullptr) mapping->locals = map_locals();
     SharedMemory memory;
+    // Before it is there: another thread would take one of its own that is open for it.
+    const bool was_foreign = mapping->foreign.exchange(true, std::memory_order_acq_rel);
     if (mapping->locals != nullptr) {
       memory = map_inherited(descriptor.fd, descriptor.inode, kArenaSize,
                              fresh ? nullptr : mapping->header);
     }
     if (memory.fd < 0) kernel::close(descriptor.fd);
     if (memory.base == nullptr) {
+      mapping->foreign.store(was_foreign, std::memory_order_release);
       close_own(memory.fd);
       return nullptr;
     }

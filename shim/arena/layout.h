@@ -13,7 +13,7 @@ namespace inlay::shim {
 // What the shared mapping begins with. The first four must match for a process to take over an
 // arena that another build of inlay may have made.
 struct Header {
-  std::uint32_t magic;
+  std::atomic<std::uint32_t> magic;  // set last: before, there is no arena yet
   std::uint32_t version;
   std::uint32_t slot_size;
   std::uint32_t uid;          // effective, of the process that made it

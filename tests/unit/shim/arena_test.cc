@@ -373,6 +373,9 @@ TEST_CASE("an arena of another process tree is found by its cookie, and mapped o
   CHECK(join_arena({::dup(memory.fd), memory.inode}, cookie + 1000, 80) == nullptr);
   CHECK(arena_count() == with_it);
   CHECK(is_mapped_arena(memory.inode));
+  note_own_id("spiffe://example.org/own");
+  CHECK(own_id_in_arena(arena_of(*slot)) == "spiffe://example.org/own");
+  CHECK(own_id_in_arena(arena_of(*theirs)) == "");  // its owner's to say
 
   // Nothing new goes there, and fork leaves it to those whose it is.
   for (Slot *mine : many(10)) {
@@ -383,6 +386,26 @@ TEST_CASE("an arena of another process tree is found by its cookie, and mapped o
   free_slot(*slot);
   ::close(memory.fd);
   ::munmap(memory.base, memory.size);
+}
+
+TEST_CASE("no session goes to an arena before all of it is there") {
+  close_arenas();
+  Slot *slot = fresh();
+  local(*slot).descriptor = 1;  // this arena is in use
+  // What takes the place of a used-up arena is seen by other threads while it is made.
+  ArenaDescriptor own = arena_descriptor(arena_of(*slot));
+  auto *magic = static_cast<std::uint32_t *>(
+      ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, own.fd, 0));
+  REQUIRE(magic != MAP_FAILED);
+  REQUIRE(*magic == kArenaMagic);
+  *magic = 0;
+  Slot *elsewhere = fresh();
+  CHECK(arena_of(*elsewhere) != arena_of(*slot));
+  *magic = kArenaMagic;
+  ::munmap(magic, 4096);
+  local(*slot).descriptor = 0;
+  free_slot(*elsewhere);
+  free_slot(*slot);
 }
 
 TEST_CASE("slots of an arena that another process tree has mapped are used once") {
