@@ -48,7 +48,7 @@ LockResult SharedLock::acquire() noexcept {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!word_.compare_exchange_strong(free, me, std::memory_order_acquire,
                                      std::memory_order_relaxed)) {
-    result = contend(me, interrupted.lock == this ? interrupted.frame : 0);
+    result = contend(me, frame, interrupted.lock == this ? interrupted.frame : 0);
   }
   if (result != LockResult::reentered) frame_.store(frame, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -57,13 +57,13 @@ LockResult SharedLock::acquire() noexcept {
   return result;
 }
 
-LockResult SharedLock::contend(Participant me, std::uintptr_t interrupted) noexcept {
+LockResult SharedLock::contend(Participant me, std::uintptr_t here,
+                               std::uintptr_t interrupted) noexcept {
   if (owner_in(word_.load(std::memory_order_relaxed)) == me) {
     // The stack grows down: an owner's frame below this one has returned without releasing, unless
     // this is a handler on another stack.
-    auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
     std::uintptr_t owner = interrupted != 0 ? interrupted : frame_.load(std::memory_order_relaxed);
-    if (owner > here || on_alternate_stack()) return LockResult::reentered;
+    if (owner >= here || on_alternate_stack()) return LockResult::reentered;
     return LockResult::owner_gone;
   }
   for (int spin = 0; spin < kSpins; ++spin) {

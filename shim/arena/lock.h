@@ -42,8 +42,9 @@ class SharedLock {
   void renew() noexcept;
 
  private:
-  // `interrupted`: the frame below that was taking it when this handler's signal came, or 0.
-  LockResult contend(Participant me, std::uintptr_t interrupted) noexcept;
+  // `here`: the frame of acquire(). `interrupted`: the one further up that was taking it when this
+  // handler's signal came, or 0.
+  LockResult contend(Participant me, std::uintptr_t here, std::uintptr_t interrupted) noexcept;
   long sleep(Participant seen) noexcept;
 
   std::atomic<Participant> word_{0};  // the owner, a thread; marked when somebody waits
