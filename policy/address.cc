@@ -68,15 +68,16 @@ std::string Endpoint::text() const {
 
 std::optional<Endpoint> Endpoint::from_sockaddr(const sockaddr *address,
                                                 std::size_t length) noexcept {
-  // Copied out field by field: the program's pointer may be of any alignment.
-  if (address == nullptr || length < sizeof(sa_family_t)) return std::nullopt;
+  // Copied out as bytes: the program's pointer may be of any alignment.
+  const void *bytes = address;
+  if (bytes == nullptr || length < sizeof(sa_family_t)) return std::nullopt;
   sa_family_t family;
-  std::memcpy(&family, reinterpret_cast<const char *>(address) + offsetof(sockaddr, sa_family),
+  std::memcpy(&family, static_cast<const char *>(bytes) + offsetof(sockaddr, sa_family),
               sizeof family);
   Endpoint out;
   if (family == AF_INET && length >= sizeof(sockaddr_in)) {
     sockaddr_in in;
-    std::memcpy(&in, address, sizeof in);
+    std::memcpy(&in, bytes, sizeof in);
     out.address = mapped(&in.sin_addr);
     out.port = ntohs(in.sin_port);
     return out;
@@ -85,7 +86,7 @@ std::optional<Endpoint> Endpoint::from_sockaddr(const sockaddr *address,
   constexpr std::size_t kWithoutScope = offsetof(sockaddr_in6, sin6_scope_id);
   if (family == AF_INET6 && length >= kWithoutScope) {
     sockaddr_in6 in6{};
-    std::memcpy(&in6, address, kWithoutScope);
+    std::memcpy(&in6, bytes, kWithoutScope);
     std::memcpy(out.address.bytes.data(), &in6.sin6_addr, 16);
     out.port = ntohs(in6.sin6_port);
     return out;
