@@ -19,7 +19,7 @@ TEST_CASE("each event is a line of JSON with what is known, whatever bytes it ha
   log.note(AuditLog::Level::warning, "the root ends soon");
   struct stat status {};
   REQUIRE(::stat(file.c_str(), &status) == 0);
-  CHECK((status.st_mode & 0777 & ~0640) == 0);
+  CHECK((status.st_mode & 0777 & ~0640u) == 0);
   std::ifstream lines(file);
   std::string line;
   REQUIRE(std::getline(lines, line));

@@ -278,7 +278,7 @@ TEST_CASE("a root is replaced without a moment in which peers refuse each other"
 }
 
 TEST_CASE("what ends is named 60, 30, 7 and 1 days before, and louder each time") {
-  constexpr std::time_t kDay = 86400, kEnd = 1000 * kDay;
+  constexpr std::time_t kEnd = 1000 * kDay;
   const auto step = [&](std::time_t before) {
     return ending("it", "replace it", kEnd, kEnd - before).step;
   };
