@@ -49,7 +49,8 @@ Scenario survives{"executing/echo-with-the-descriptor", hear_all, [](std::uint16
 
 // One record, ten bytes of which the image before has read; then a second one.
 Continuation read_on{"read-on", [](int fd) {
-                       note_data("then", receive_exactly(fd, 7990) + receive_exactly(fd, 500));
+                       std::string then = receive_exactly(fd, 7990);
+                       note_data("then", then += receive_exactly(fd, 500));
                        note("answer", send(fd, "answer", 6, 0));
                        note_rest(fd);
                      }};
