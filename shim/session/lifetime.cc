@@ -69,13 +69,21 @@ void log_end(Slot &slot, int fd) noexcept {
 }
 
 // Puts close_notify behind everything else and sends what the kernel takes. True when nothing is
-// owed any more.
+// owed any more, as also where somebody died while it sent: then this is no orderly end.
 bool send_the_rest(Slot &slot, int fd) noexcept {
-  Locked guard(slot.send_lock);
-  if (guard.reentered() || guard.owner_gone()) return true;
-  slot.sending.shut_requested = true;
   int error = 0;
-  return push_output(slot, fd, &error) != Push::pending;
+  {
+    Locked guard(slot.send_lock);
+    if (guard.reentered()) return true;
+    if (guard.owner_gone()) {
+      error = EOWNERDEAD;
+    } else {
+      slot.sending.shut_requested = true;
+      if (push_output(slot, fd, &error) == Push::pending) return false;
+    }
+  }
+  if (error == EOWNERDEAD) poison(slot, fd);
+  return true;
 }
 
 // The program's last descriptor goes while bytes are owed: inlay keeps one of its own. False when

@@ -278,6 +278,51 @@ Scenario states{"events/poll-states",
                   meet();
                 }};
 
+// Bytes are still owed, and the peer's end comes meanwhile: of the number there is nothing to tell.
+Scenario gone_and_owing{"events/closed-with-bytes-owed-leaves-the-set",
+                        [](int listener) {
+                          int fd = take(listener);
+                          char c;
+                          note("recv", recv(fd, &c, 1, 0));
+                          meet();
+                          note("end", shutdown(fd, SHUT_WR));
+                          tcp_info info{};
+                          socklen_t length = sizeof info;
+                          do {
+                            getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length);
+                          } while (info.tcpi_state == TCP_FIN_WAIT1);
+                          meet();
+                          meet();
+                          std::string rest(1 << 16, '\0');
+                          while (recv(fd, rest.data(), rest.size(), 0) > 0) {
+                          }
+                        },
+                        [](std::uint16_t port) {
+                          int fd = dial(port);
+                          send_all(fd, "x");
+                          make_nonblocking(fd);
+                          const std::string piece(65536, '.');
+                          pollfd room{fd, POLLOUT, 0};
+                          do {
+                            while (send(fd, piece.data(), piece.size(), 0) > 0) {
+                            }
+                          } while (poll(&room, 1, 100) > 0);
+                          int sets[2] = {epoll_create1(0), epoll_create1(0)};
+                          for (int set : sets) {
+                            epoll_event event{};
+                            event.events = EPOLLIN | EPOLLRDHUP;
+                            note("add", epoll_ctl(set, EPOLL_CTL_ADD, fd, &event));
+                          }
+                          note("close", close(fd));
+                          meet();
+                          meet();
+                          for (int set : sets) {
+                            epoll_event event{};
+                            note("told", epoll_wait(set, &event, 1, 0));
+                          }
+                          meet();
+                        }};
+
 Scenario gone{"events/closed-leaves-the-set",
               [](int listener) {
                 int fd = take(listener);

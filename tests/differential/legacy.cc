@@ -299,4 +299,36 @@ Scenario polled{"legacy/io_submit-that-polls", echo, [](std::uint16_t port) {
                   note_data("hello", receive_exactly(fd, 5));
                 }};
 
+// A stream that has its file in memory ("m"), until its number is something else.
+Scenario mapped{"legacy/mapped-stream-whose-number-becomes-a-connection-s",
+                [](int listener) {
+                  int fd = take(listener);
+                  send_all(fd, "from the peer\n");
+                  told();
+                  send_all(fd, "and more\n");
+                  note_rest(fd);
+                },
+                [](std::uint16_t port) {
+                  char path[] = "/tmp/inlay-mapped-XXXXXX";
+                  int file = mkstemp(path);
+                  if (write(file, "one\ntwo\n", 8) != 8) _exit(1);
+                  close(file);
+                  int fd = dial(port);
+                  FILE *streams[] = {std::fopen(path, "rm"), std::fopen(path, "rm")};
+                  char line[64];
+                  note("read before", std::fgets(line, sizeof line, streams[0]) != nullptr);
+                  say("line", line);
+                  for (FILE *stream : streams) {
+                    note("dup2", dup2(fd, fileno(stream)) == fileno(stream));
+                    for (int lines = stream == streams[0] ? 2 : 1; lines > 0; --lines) {
+                      note("read", std::fgets(line, sizeof line, stream) != nullptr);
+                      say("line", line);
+                    }
+                    note("close", std::fclose(stream));
+                    if (stream == streams[0]) tell(0);
+                  }
+                  unlink(path);
+                  send_all(fd, "good bye");
+                }};
+
 }  // namespace

@@ -134,6 +134,11 @@ for _ in range(500):
         break
 print(json.dumps([outcome, conn.getsockname()[1]]), flush=True)
 """
+CLOSED_INSTEAD = KILLED_WAITING[:KILLED_WAITING.index("conn.setblocking")] + """
+conn.close()
+print(json.dumps("closed"), flush=True)
+sys.stdin.readline()
+"""
 
 # A child that may make no thread, by a filter that ends it, sends more than there is room for.
 SANDBOXED = """
@@ -200,6 +205,15 @@ class Sending(unittest.TestCase):
                 self.assertEqual(victim.line()[0], "ECONNRESET")
                 self.assertEqual(victim.reason(port), "poisoned")
                 self.assertEqual(silent.ask(), "Connection reset by peer")
+
+    def test_i12_a_connection_that_ends_where_somebody_was_killed_is_logged_as_cut(self):
+        silent = Victim(SILENT, SERVER_ID)
+        port = silent.line()
+        victim = Victim(CLOSED_INSTEAD, CLIENT_ID, port)
+        self.assertEqual(victim.line(), "closed")
+        self.assertEqual(victim.reason(port), "poisoned")
+        self.assertEqual(silent.ask(), "Connection reset by peer")
+        self.assertNotIn("closed", [event["event"] for event in victim.events()])
 
     @unittest.skipUnless(os.uname().machine == "x86_64", "the calls' numbers are that machine's")
     def test_i6_a_child_that_may_make_no_thread_uses_an_inherited_connection(self):
