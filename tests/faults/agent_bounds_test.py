@@ -14,7 +14,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from agent_support import (ALICE, ATTACH, BOB, ENTRIES, REFUSED, SIGNATURE, SNAPSHOT, STATUS, TRUST_DOMAIN, Agent,
-                           Client, as_user, attach_request, attached)
+                           Client, Crowd, as_user, attach_request, attached)
 from support import until
 
 
@@ -93,22 +93,7 @@ class Bounds(unittest.TestCase):
                 except OSError:
                     pass  # it was cut off
             return kept
-        held, release = os.pipe()
-        children = []
-        for user in crowd:
-            filled, full = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(release)
-                os.setresuid(user, user, user)
-                kept = fill()
-                os.write(full, b"x")
-                os.read(held, 1)
-                os._exit(0 if kept else 1)
-            os.read(filled, 1)
-            os.close(filled)
-            os.close(full)
-            children.append(pid)
+        self.addCleanup(Crowd(crowd, fill).leave)
 
         def work():
             client, snapshot = attached(agent)
@@ -116,9 +101,6 @@ class Bounds(unittest.TestCase):
         self.assertEqual(as_user(ALICE, work), f"frame {SIGNATURE}")
         line = agent.audited(event="cut-off", detail="its user has the most processes attached")
         self.assertIn(line["uid"], crowd)
-        os.close(release)
-        for pid in children:
-            os.waitpid(pid, 0)
 
     def test_T66_a_full_disk_loses_lines_and_no_signatures(self):
         agent = Agent(start=False)

@@ -154,6 +154,43 @@ def as_user(uid, work, *arguments):
     return json.loads(text)
 
 
+class Crowd:
+    """A process of each of these users, which holds what fill() returned in it; one after the other has filled."""
+
+    def __init__(self, users, fill):
+        held, self._release = os.pipe()
+        self._pids = []
+        for user in users:
+            filled, full = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    os.close(self._release)
+                    os.setresuid(user, user, user)
+                    kept = fill()
+                    os.write(full, b"x")
+                    os.read(held, 1)
+                    code = 0 if kept else 1
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            self._pids.append(pid)
+            os.close(full)
+            came = os.read(filled, 1)  # nothing: it ended
+            os.close(filled)
+            if not came:
+                self.leave()
+                raise AssertionError(f"the process of user {user} failed")
+        os.close(held)
+
+    def leave(self):
+        os.close(self._release)  # first: it is what they wait for
+        for pid in self._pids:
+            os.waitpid(pid, 0)
+
+
 def header(frame, length, request=1, magic=MAGIC, version=VERSION):
     return struct.pack("=IHHII", magic, version, frame, length, request)
 

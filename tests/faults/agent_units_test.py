@@ -28,6 +28,8 @@ def make_machine(config=""):
                        "--out", f"/etc/inlay/{name}")
             text += (f'[[source.svid]]\nsvid = "{name}/svid.pem"\nkey = "{name}/key.pem"\nbundle = "{name}/bundle.pem"\n'
                      f'[[entry]]\nid = "spiffe://{DOMAIN}/{name}"\nunit = "{name}.service"\npolicy = "{name}.toml"\n')
+        text += (f'[[entry]]\nid = "spiffe://{DOMAIN}/client"\npolicy = "client.toml"\n'
+                 'cgroup = "/**/grouped-*.service"\ngroup = "daemon"\ngroups = ["adm", "audio"]\n')
         machine.write("/etc/inlay/agent.toml", text)
         for name, patience in (("server", "60s"), ("client", "60s"), ("hasty", "1s")):
             machine.write(f"/etc/inlay/{name}.toml", policy(DOMAIN, patience=patience))
@@ -79,6 +81,18 @@ class SystemUnit(unittest.TestCase):
         plain = self.program("plain", HOLDER, inlay=False)
         self.assertIn("error", plain.open("first", server.port))
 
+    def test_all_of_a_cgroup_and_groups_must_match(self):
+        for unit, group, groups, good in (("grouped-1", "daemon", "adm audio games", True), ("grouped-2", "daemon", "adm", False),
+                                          ("grouped-3", "nogroup", "adm audio", False),
+                                          ("ungrouped", "daemon", "adm audio", False)):
+            with self.subTest(unit):
+                done = self.machine.run("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}",
+                                        f"--property=Group={group}", f"--property=SupplementaryGroups={groups}",
+                                        self.machine.installed("bin/inlay"), "run", "--", "/usr/bin/true")
+                self.assertEqual(done.returncode, 0 if good else 125, done.stderr)
+                if not good:
+                    self.assertIn("no entry matches this process", done.stderr)
+
     def test_a_client_finds_the_agent_at_its_standard_socket(self):
         told = self.machine.run("inlay", "doctor", "--json", "/usr/bin/python3")
         self.assertEqual(json.loads(told.stdout)["config"], {"file": f"unix://{SOCKET}", "error": ""})
@@ -87,14 +101,14 @@ class SystemUnit(unittest.TestCase):
 
     def test_it_tells_systemd_that_it_is_ready_and_how_it_is(self):
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
-        self.assertIn(f"3 entries of {DOMAIN}", self.machine.property("inlay-agent.service", "StatusText"))
+        self.assertIn(f"4 entries of {DOMAIN}", self.machine.property("inlay-agent.service", "StatusText"))
 
     def test_programs_of_every_user_have_a_place_for_their_logs(self):
         self.assertEqual(self.machine.do("stat", "--format=%a %U", "/run/inlay/log"), "1777 root\n")
 
     def test_a_reload_reaches_it(self):
         self.machine.systemctl("reload", "inlay-agent.service")
-        until(lambda: "reloaded: 3 entries" in self.machine.journal("inlay-agent.service"), "a word about the reload")
+        until(lambda: "reloaded: 4 entries" in self.machine.journal("inlay-agent.service"), "a word about the reload")
         self.assertEqual(self.machine.property("inlay-agent.service", "ActiveState"), "active")
 
     def test_the_first_who_asks_starts_it(self):

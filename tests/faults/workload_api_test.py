@@ -8,7 +8,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from agent_support import ALICE, BOB, NOBODY, SIGNATURE, TRUST_DOMAIN, Agent, Client, as_user, attached, run_inlay
+from agent_support import (ALICE, BOB, NOBODY, SIGNATURE, TRUST_DOMAIN, Agent, Client, Crowd, as_user, attached,
+                           run_inlay)
 
 from workload_support import Call, certificates, matching_pair, serials
 
@@ -112,22 +113,7 @@ class WorkloadApi(unittest.TestCase):
                 except OSError:
                     pass  # it was cut off: there were too many
             return kept
-        held, release = os.pipe()
-        crowd = []
-        for user in users:
-            filled, full = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                os.close(release)
-                os.setresuid(user, user, user)
-                kept = fill()
-                os.write(full, b"x")
-                os.read(held, 1)
-                os._exit(0 if kept else 1)
-            os.read(filled, 1)
-            os.close(filled)
-            os.close(full)
-            crowd.append(pid)
+        self.addCleanup(Crowd(users, fill).leave)
 
         def work():
             client, snapshot = attached(agent)
@@ -140,9 +126,6 @@ class WorkloadApi(unittest.TestCase):
                       agent.audited(event="cut-off", detail="its user has the most connections to the Workload API")):
             self.assertEqual(event["reason"], "rate-limited")
             self.assertIn(event["uid"], users)
-        os.close(release)
-        for pid in crowd:
-            os.waitpid(pid, 0)
 
     def test_each_open_stream_gets_the_whole_new_state(self):
         streams = {(language, method): self.call(language, method) for language in BOTH
