@@ -1,4 +1,5 @@
-// The agent's configuration: TOML in, a Config or one complaint out. Every key is in README.md.
+// The agent's configuration: TOML in, a Config or one complaint out. Every key is in
+// inlay-agent(8).
 #pragma once
 
 #include <sys/types.h>
