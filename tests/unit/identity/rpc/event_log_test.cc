@@ -76,7 +76,7 @@ TEST_CASE("a log that was moved away is made anew, and no line is lost or writte
   CHECK(numbers(it.file) == std::vector{2, 3});
   struct stat status {};
   REQUIRE(::stat(it.file.c_str(), &status) == 0);
-  CHECK((status.st_mode & 0777 & ~0640) == 0);
+  CHECK((status.st_mode & 0777 & ~0640u) == 0);
   CHECK(it.lost == 0);
 }
 
