@@ -301,6 +301,11 @@
   X(process, watch, int, prctl, (int option, ...), "a seccomp filter is widened, see above")       \
   X(process, watch, int, unshare, (int flags), "the helper parks")                                 \
   X(process, watch, int, setns, (int fd, int kind), "the helper parks")                            \
+  X(terminals, watch, int, daemon, (int keep_folder, int keep_streams), "as fork, _exit and dup2")  \
+  X(terminals, watch, int, login_tty, (int terminal), "as dup2 and close")                          \
+  X(terminals, watch, int, forkpty,                                                                 \
+    (int *terminal, char *name, const struct termios *settings, const struct winsize *size),        \
+    "as fork, dup2 and close")                                                                      \
   X(process, watch, int, chroot, (const char *path), "log and agent are opened before")            \
   X(limits, watch, int, setrlimit, (__rlimit_resource_t resource, const struct rlimit *wanted),    \
     "the helper is started before")                                                                \

@@ -7,6 +7,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <pty.h>
 #include <resolv.h>
 #include <sched.h>
 #include <spawn.h>
@@ -19,6 +20,7 @@
 #include <sys/uio.h>
 #include <syslog.h>
 #include <unistd.h>
+#include <utmp.h>
 #include <wordexp.h>
 
 #include <csignal>
