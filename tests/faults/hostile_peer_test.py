@@ -12,7 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from support import (CANARY, GREETING, PATIENCE, ClientVictim, Relay,
-                     ServerVictim, Stop, drain, issue, listener, records)
+                     ServerVictim, Stop, Victim, drain, issue, listener, records)
 
 ALERT, HANDSHAKE, DATA = 21, 22, 23
 
@@ -232,6 +232,26 @@ class StockPeers(Case):
         self.assertEqual(result["end"], "enough")
         self.assertEqual(bytes.fromhex(result["received"])[:30], b"0123456789" * 3)
         self.finish(child)
+
+    def test_i4_a_refusal_is_told_once_as_a_reset_is(self):
+        asks = """
+import json, os, select, socket, sys
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+failed = select.poll()
+failed.register(conn, 0)
+failed.poll()
+told = [conn.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for _ in range(2)]
+told.append(len(conn.recv(9)))
+try: conn.send(b"x")
+except OSError as error: told.append(error.errno)
+print(json.dumps([told[0] and os.strerror(told[0]), *told[1:3], os.strerror(told[3])]), flush=True)
+"""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            victim = Victim(asks, CLIENT_ID, listening.getsockname()[1])
+            with listening.accept()[0] as conn:
+                conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                self.assertEqual(victim.line(), ["Connection reset by peer", 0, 0, "Broken pipe"])
+        self.assertEqual(victim.stop(), 0)
 
     def test_servers_that_are_not_the_expected_one_get_no_application_byte(self):
         for svid, options in ((SERVER_ID, ("-Verify", "3", "-tls1_2")), (STRANGER_ID, ("-Verify", "3"))):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A network that splits, joins, delays and trickles what passes, and peers that never finish a handshake."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -8,6 +9,7 @@ import select
 import socket
 import sys
 import threading
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -31,9 +33,32 @@ while True:
     held.append(conn)
 """
 
+# One record that is long, and who waits for it for a while.
+LONG = """
+import json, socket, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(json.dumps(listener.getsockname()[1]), flush=True)
+conn, _ = listener.accept()
+conn.recv(1)
+conn.sendall(b"!")
+conn.sendall(b"x" * 16000)
+sys.stdin.readline()
+"""
+TIMED = """
+import json, socket, struct, sys
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+conn.sendall(b"?")
+conn.recv(1)
+conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300000))
+try: said = len(conn.recv(100))
+except OSError as error: said = error.strerror
+print(json.dumps(said), flush=True)
+sys.stdin.readline()
+"""
+
 
 def setUpModule():
-    global server_id, server, client, hasty_server, hasty_client
+    global server_id, client_id, server, client, hasty_server, hasty_client
     server_id, client_id = issue("server"), issue("client")
     server, client = ServerVictim(server_id), ClientVictim(client_id)
     hasty = 'handshake_timeout = "300ms"'
@@ -137,7 +162,30 @@ class Trickle(Relay):
                     raise ConnectionResetError
 
 
+class SlowRecord(Relay):
+    """Whole records, but for a long one: that byte by byte."""
+
+    def pump(self, direction):
+        source, sink = self.sides[direction]
+        pending = b""
+        while data := source.recv(65536):
+            pending += data
+            for record in records(pending):
+                pending = pending[len(record):]
+                for part in [bytes([byte]) for byte in record] if len(record) > 10000 else [record]:
+                    sink.sendall(part)
+                    time.sleep(0.02 if len(part) == 1 else 0)
+
+
 class Segments(unittest.TestCase):
+    def test_t75_a_time_limit_does_not_begin_again_with_each_part_of_a_record(self):
+        sender = Victim(LONG, server_id)
+        waiter = Victim(TIMED, client_id, SlowRecord(sender.line(), None).port)
+        self.assertEqual(waiter.line(), os.strerror(errno.EAGAIN))
+        for victim in (waiter, sender):
+            victim.child.kill()
+            victim.child.wait()
+
     def test_a_stream_in_single_bytes_coalesced_or_delayed_is_the_same_stream(self):
         for kind in (Bytewise, Coalescing, Delaying):
             with self.subTest(kind.__name__):
