@@ -31,6 +31,8 @@ each process, living or dead, oldest first.
 Options:
   --json      JSON lines: time, pid, executable, program, event, direction, reason, rule, local,
               remote, own_id, peer_id, detail, fd, bytes_in, bytes_out, version, uid
+  --problems  leave out connections that were let in and those that ended normally, or that a rule
+              lets through in the clear: what was refused or cut, and what else is worth a line
   --follow    keep showing events as they come; end with Ctrl-C
   --reasons   print every reason there is, with its sentence, and end
 
@@ -47,6 +49,7 @@ constexpr timespec kFollowInterval = {0, 200'000'000};
 struct Options {
   pid_t pid = 0;  // 0: all
   bool json = false;
+  bool problems = false;
   bool follow = false;
   bool reasons = false;
 };
@@ -115,9 +118,10 @@ class Logs {
                            log->pid));
     }
     for (const LogEvent &event : log->events) {
+      next.number = event.number + 1;
+      if (options_.problems && !is_problem(event.event)) continue;
       lines.push_back(
           {event.time_ns, options_.json ? json_line(*log, event) : human_line(*log, event)});
-      next.number = event.number + 1;
     }
     if (!same) remove_if_old(path, name, *log);
   }
@@ -164,7 +168,9 @@ void show_logs(const Options &options) {
                          options.pid, logs.places()));
     throw Exit{kExitFailed};
   }
-  if (logs.shown() == 0) {
+  if (logs.shown() == 0 && logs.processes() != 0 && options.problems) {
+    complain(fmt::format("no problems of {} processes in {}", logs.processes(), logs.places()));
+  } else if (logs.shown() == 0) {
     complain(
         fmt::format("no events yet in {}; they come with the first connection of a program "
                     "started by inlay run",
@@ -183,6 +189,7 @@ void add_log_command(const Command &root) {
   auto options = std::make_shared<Options>();
   command.positive_number("pid", options->pid);
   command.flag("--json", options->json);
+  command.flag("--problems", options->problems);
   command.flag("--follow", options->follow);
   command.flag("--reasons", options->reasons);
   command.callback([options] { show_logs(*options); });

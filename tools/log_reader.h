@@ -52,6 +52,12 @@ std::optional<LogName> parse_log_name(std::string_view name);
 // users.
 std::vector<std::string> log_folders();
 
+// What somebody who looks for a fault wants to see.
+constexpr bool is_problem(policy::Event event) noexcept {
+  return event == policy::Event::refused || event == policy::Event::cut ||
+         event == policy::Event::notice;
+}
+
 // The events of one file from number `first` on. Believes nothing in the file: a length, a string
 // or a number out of range is dropped. Records that change while being read are read again, and
 // dropped if they never hold still. The error is one line without the path.

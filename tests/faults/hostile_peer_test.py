@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a hostile or broken peer, or a network in between, can do to programs under inlay."""
 
+import json
 import os
 import pathlib
 import re
@@ -11,8 +12,8 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from support import (CANARY, GREETING, PATIENCE, ClientVictim, Relay,
-                     ServerVictim, Stop, Victim, drain, issue, listener, records)
+from support import (CANARY, GREETING, INLAY, PATIENCE, ClientVictim, Relay,
+                     ServerVictim, Stop, Victim, checked, drain, issue, listener, records)
 
 ALERT, HANDSHAKE, DATA = 21, 22, 23
 
@@ -91,6 +92,11 @@ class Plaintext(Case):
                                                     "record-overflow", "refused-by-peer",
                                                     "peer-closed-in-handshake"))
         self.assertServes()
+        shown = {words: {json.loads(line)["event"] for line in checked(
+            INLAY, "log", server.child.pid, "--json", *words).splitlines()} for words in ((), ("--problems",))}
+        self.assertIn("accepted", shown[()])
+        self.assertIn("refused", shown[("--problems",)])
+        self.assertLessEqual(shown[("--problems",)], {"refused", "cut", "notice"})
 
     def test_a_few_bytes_that_no_record_begins_with_are_refused_at_once(self):
         for sent in (b"x", b"GE", b"220", b"\0\0\0\4", b"\x16\x02"):

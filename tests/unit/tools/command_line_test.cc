@@ -8,6 +8,22 @@
 using namespace inlay::tools;
 using Words = std::vector<std::string>;
 
+TEST_CASE("the number of a process is one, or the complaint says what was written") {
+  for (const char *bad : {"abc", "0", "-5", "12x", "99999999999999", ""}) {
+    CAPTURE(bad);
+    CommandLine line("help", "version");
+    pid_t pid = 7;
+    line.root().subcommand("log", "log").positive_number("pid", pid);
+    CHECK_THROWS(line.run({"log", bad}));
+    CHECK(pid == 7);
+  }
+  CommandLine line("help", "version");
+  pid_t pid = 0;
+  line.root().subcommand("log", "log").positive_number("pid", pid);
+  line.run({"log", "4194304"});
+  CHECK(pid == 4194304);
+}
+
 TEST_CASE("a command that is passed on has all its words, whatever else they name") {
   CommandLine line("help", "version");
   const Command root = line.root();

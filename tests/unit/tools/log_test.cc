@@ -293,13 +293,21 @@ TEST_CASE("a JSON line has the keys scripts rely on, in order") {
   std::vector<std::string> keys;
   for (const auto &[key, value] : json.items()) keys.push_back(key);
   CHECK(keys == std::vector<std::string>{"time", "pid", "executable", "program", "event",
-                                         "direction", "reason", "rule", "local", "remote",
-                                         "own_id", "peer_id", "detail", "fd", "bytes_in",
-                                         "bytes_out", "version", "uid"});
+                                         "direction", "reason", "rule", "local", "remote", "own_id",
+                                         "peer_id", "detail", "fd", "bytes_in", "bytes_out",
+                                         "version", "uid"});
   CHECK(json["time"] == "2026-01-02T03:04:05.000000006Z");
   CHECK(json["reason"] == "peer-not-allowed");
   CHECK(json["local"] == "127.0.0.1:6379");
   CHECK(json["fd"] == 7);
+}
+
+TEST_CASE("problems are what did not go as it should, not what a rule lets through") {
+  using policy::Event;
+  for (Event event : {Event::refused, Event::cut, Event::notice}) CHECK(is_problem(event));
+  for (Event event : {Event::accepted, Event::closed, Event::plaintext}) {
+    CHECK_FALSE(is_problem(event));
+  }
 }
 
 TEST_CASE("times are right to the nanosecond, before the epoch too") {
