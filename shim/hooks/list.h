@@ -170,6 +170,7 @@
     (uint32_t net, int type, struct netent *entry, char *buffer, size_t size,                      \
      struct netent **result, int *error),                                                          \
     "not over TCP, unless in the clear by policy")                                                 \
+  X(names, watch, long, gethostid, (void), "its look-ups not over TCP, unless in the clear by policy") \
   X(names, watch, int, gai_error, (struct gaicb * request), "the addresses of a name")             \
   X(names, watch, struct hostent *, gethostbyname, (const char *name),                             \
     "the addresses of a name")                                                                     \
@@ -252,6 +253,13 @@
   X(rpc, refuse, void *, clnt_create,                                                              \
     (const char *host, unsigned long program, unsigned long version, const char *protocol),        \
     "over TCP: EACCES")                                                                            \
+  X(rpc, watch, int, getrpcport,                                                                   \
+    (const char *host, unsigned long program, unsigned long version, unsigned int protocol),       \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
+  X(rpc, watch, int, callrpc,                                                                      \
+    (const char *host, unsigned long program, unsigned long version, unsigned long procedure,      \
+     void *encode, const char *request, void *decode, char *answer),                               \
+    "its look-ups not over TCP, unless in the clear by policy")                                    \
   X(rpc, refuse, void *, clnttcp_create,                                                           \
     (struct sockaddr_in * address, unsigned long program, unsigned long version, int *fd,          \
      unsigned int send_size, unsigned int receive_size),                                           \

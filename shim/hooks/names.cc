@@ -151,6 +151,12 @@ int gethostbyaddr_r(const void *address, socklen_t length, int family, struct ho
   return status;
 }
 
+// Where there is no /etc/hostid, an address of this machine's name.
+long gethostid() {
+  NameServers servers;
+  return look_up(servers, [&] { return bound().gethostid(); });
+}
+
 struct netent *getnetbyname(const char *name) {
   NameServers servers;
   return look_up(servers, [&] { return bound().getnetbyname(name); });

@@ -54,6 +54,9 @@ ssize_t _IO_file_read(FILE *stream, void *data, ssize_t size);
 ssize_t _IO_file_write(FILE *stream, const void *data, ssize_t size);
 int _IO_file_close(FILE *stream);
 int _IO_proc_close(FILE *stream);
+int getrpcport(const char *host, unsigned long program, unsigned long version, unsigned int protocol);
+int callrpc(const char *host, unsigned long program, unsigned long version, unsigned long procedure,
+            void *encode, const char *request, void *decode, char *answer);
 void *clnt_create(const char *host, unsigned long program, unsigned long version, const char *protocol);
 void *clnttcp_create(struct sockaddr_in *address, unsigned long program, unsigned long version, int *fd, unsigned int send_size, unsigned int receive_size);
 void *svctcp_create(int fd, unsigned int send_size, unsigned int receive_size);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "shim/hooks/hook.h"
+#include "shim/session/look_up.h"
 
 using namespace inlay::shim;
 
@@ -26,7 +27,23 @@ void *clnt_create(const char *host, unsigned long program, unsigned long version
   if (protocol != nullptr && std::strcmp(protocol, "tcp") == 0 && refused("clnt_create")) {
     return nullptr;
   }
-  return bound().clnt_create(host, program, version, protocol);
+  NameServers servers;
+  return look_up(servers, [&] { return bound().clnt_create(host, program, version, protocol); });
+}
+
+int getrpcport(const char *host, unsigned long program, unsigned long version,
+               unsigned int protocol) {
+  NameServers servers;
+  return look_up(servers, [&] { return bound().getrpcport(host, program, version, protocol); });
+}
+
+// Over UDP.
+int callrpc(const char *host, unsigned long program, unsigned long version, unsigned long procedure,
+            void *encode, const char *request, void *decode, char *answer) {
+  NameServers servers;
+  return look_up(servers, [&] {
+    return bound().callrpc(host, program, version, procedure, encode, request, decode, answer);
+  });
 }
 
 void *clnttcp_create(struct sockaddr_in *address, unsigned long program, unsigned long version,
