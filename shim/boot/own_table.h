@@ -12,7 +12,7 @@ namespace inlay::shim::boot {
 // Runs `act` while this thread waits. In an own table where there may be other threads and the
 // kernel has room for one more, else here. `act` makes direct system calls only (kernel.h) or such
 // calls of the C library as have no hook, takes no lock of inlay's but the heap's and needs little
-// stack. What is thread-local is the caller's. May be called in signal handlers.
+// stack. What is thread-local is the caller's, but the thread is another. May be called in signal handlers.
 void in_own_table(void (*act)(void *), void *argument) noexcept;
 
 template <typename Act>

@@ -29,6 +29,7 @@ void Local::reset() noexcept {
   hidden = false;
   closed = 0;
   closed_ns = 0;
+  closed_computed_ns = 0;
   calls.store(0, std::memory_order_relaxed);
   caller.store(0, std::memory_order_relaxed);
   bound = false;

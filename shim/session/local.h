@@ -45,6 +45,7 @@ struct Local {
   // The number a call is still under way on, plus one (under_way.h).
   std::atomic<std::uint32_t> closed{0};
   std::int64_t closed_ns = 0;
+  std::int64_t closed_computed_ns = 0;  // the caller's processor time then
   bool bound = false;                   // the program chose the port it connected from
   bool inherited = false;               // over exec: the names it was reached by are not known here
   std::int32_t descriptors_before = 0;  // while taking over: as the image before counted them

@@ -20,9 +20,11 @@ namespace inlay::shim {
 namespace {
 
 // How long after the close a thread that is not seen in a call may have woken just now, and not
-// come far yet: whatever it does, and when it computes.
+// come far yet: whatever it does, and when it waits for what may be another's. One that runs gets the
+// processor when others let it have it: what counts is how much it has computed since.
 constexpr std::int64_t kGraceNs = 30'000'000;
-constexpr std::int64_t kComputingGraceNs = 1'000'000'000;
+constexpr std::int64_t kWaitingGraceNs = 1'000'000'000;
+constexpr std::int64_t kComputingNs = 50'000'000;
 
 // From the look at a number to the system call there are a few instructions. A thread that has computed
 // for longer since is elsewhere: it was cancelled, or jumped away.
@@ -75,14 +77,14 @@ std::uint64_t parse_number(const char *&text) noexcept {
   }
 }
 
-enum class Asleep : std::uint8_t { here, elsewhere, awake };
+enum class Asleep : std::uint8_t { here, elsewhere, awake, running };
 
-// Asked of the caller's table: this may run in another.
-bool is_open(int number) noexcept {
+// In `asker`'s table: this thread may have another.
+bool is_open(int number, std::uint32_t asker) noexcept {
   ProcPath path;
   path.before(static_cast<std::uint32_t>(number))
       .before("/fd/")
-      .before(current_thread_id())
+      .before(asker)
       .before("/proc/self/task/");
   char target[1];
   return kernel::call(SYS_readlinkat, AT_FDCWD, kernel::word(path.text()), kernel::word(target),
@@ -91,7 +93,8 @@ bool is_open(int number) noexcept {
 
 // What a thread of this process does: proc(5), /proc/PID/syscall: "running", or the number of the
 // call it sleeps in and its arguments.
-Asleep look_at(std::uint32_t thread, Slot &slot, std::uint32_t closed) noexcept {
+Asleep look_at(std::uint32_t thread, Slot &slot, std::uint32_t closed,
+               std::uint32_t asker) noexcept {
   ProcPath path;
   path.before("/syscall").before(thread).before("/proc/self/task/");
   long file = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path.text()), O_RDONLY | O_CLOEXEC);
@@ -101,7 +104,7 @@ Asleep look_at(std::uint32_t thread, Slot &slot, std::uint32_t closed) noexcept 
   kernel::close(static_cast<int>(file));
   if (got <= 0) return Asleep::elsewhere;
   // "-1": it waits for a page.
-  if (line[0] == 'r' || line[0] == '-') return Asleep::awake;
+  if (line[0] == 'r' || line[0] == '-') return Asleep::running;
   if (line[0] < '0' || line[0] > '9') return Asleep::elsewhere;
   const char *at = line;
   auto call = static_cast<long>(parse_number(at));
@@ -113,7 +116,7 @@ Asleep look_at(std::uint32_t thread, Slot &slot, std::uint32_t closed) noexcept 
       // The number that was closed last, a copy of inlay's, or one that is nothing any more.
       auto number = static_cast<int>(first);
       bool here = number == static_cast<int>(closed) || is_own_descriptor(number) || number < 0 ||
-                  !is_open(number);
+                  !is_open(number, asker);
       return here ? Asleep::here : Asleep::elsewhere;
     }
     case SYS_futex: {  // for the session's state, or one of its locks
@@ -192,6 +195,7 @@ bool is_called(Slot &slot, int fd) noexcept {
   }
   mine.closed = static_cast<std::uint32_t>(fd) + 1;
   mine.closed_ns = monotonic_ns();
+  mine.closed_computed_ns = computed_by(mine.caller.load(std::memory_order_relaxed));
   return true;
 }
 
@@ -203,7 +207,14 @@ bool is_still_called(Slot &slot) noexcept {
   }
   std::int64_t since = monotonic_ns() - mine.closed_ns;
   if (since < kGraceNs) return true;
+  // Of the others it is not known how much they had computed by then.
+  auto is_coming = [&](std::uint32_t thread) {
+    if (thread != mine.caller.load(std::memory_order_relaxed)) return since < kWaitingGraceNs;
+    std::int64_t computed = computed_by(thread);
+    return computed >= 0 && computed - mine.closed_computed_ns < kComputingNs;
+  };
   bool called = false;
+  const std::uint32_t asker = current_thread_id();
   boot::in_own_table([&] {
     constexpr const char kTasks[] = "/proc/self/task";
     long folder = kernel::call(SYS_openat, AT_FDCWD, kernel::word(kTasks),
@@ -211,9 +222,10 @@ bool is_still_called(Slot &slot) noexcept {
     if (folder < 0) return;
     const auto here = static_cast<std::uint32_t>(kernel::thread_id());
     for_each_number(static_cast<int>(folder), [&](std::uint32_t thread) {
-      if (thread == current_thread_id() || thread == here) return true;
-      Asleep what = look_at(thread, slot, mine.closed - 1);
-      called = what == Asleep::here || (what == Asleep::awake && since < kComputingGraceNs);
+      if (thread == asker || thread == here) return true;
+      Asleep what = look_at(thread, slot, mine.closed - 1, asker);
+      called = what == Asleep::here || (what == Asleep::awake && since < kWaitingGraceNs) ||
+               (what == Asleep::running && is_coming(thread));
       return !called;
     });
     kernel::close(static_cast<int>(folder));

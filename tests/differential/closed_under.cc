@@ -322,4 +322,35 @@ Scenario exits{"threads/exit-while-receiving-on-a-closed-number",
                  _exit(3);
                }};
 
+// A thread that goes on sleeping on another connection has nothing to do with the end of this one.
+Scenario beside_another{"threads/closed-after-a-cancelled-recv-beside-another",
+                        [](int listener) {
+                          int first = take(listener);
+                          int second = take(listener);
+                          send_all(first, "1");
+                          send_all(second, "2");
+                          meet();
+                          note_rest(second);
+                          send_all(first, "and this");
+                          note_rest(first);
+                        },
+                        [](std::uint16_t port) {
+                          int first = dial(port);
+                          int second = dial(port);
+                          note_data("first", receive_exactly(first, 1));
+                          note_data("second", receive_exactly(second, 1));
+                          char data[8];
+                          Worker other("other", [&] { note("recv", recv(first, data, 8, MSG_WAITALL)); });
+                          other.await_blocked();
+                          char more[4];
+                          Worker worker("worker", [&] { note("recv", recv(second, more, 4, 0)); });
+                          worker.await_blocked();
+                          note("cancel", pthread_cancel(worker.handle()));
+                          worker.join();
+                          note("close", close(second));
+                          meet();
+                          other.join();
+                          note("close", close(first));
+                        }};
+
 }  // namespace
