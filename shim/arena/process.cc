@@ -21,12 +21,13 @@ std::atomic<std::uint32_t> g_fork_epoch{1};
 // The cache is valid while it was filled in this fork epoch, and on this part of the stack: threads
 // made by clone(2) alone have what is thread-local of who made them, and a stack of their own.
 constexpr unsigned kStackPart = 14;  // no stack is smaller than 16 KiB
+// One for each of two neighbouring parts: a program may call from just above and just below a border in turns.
 struct Cache {
   std::atomic<std::uintptr_t> where{0};
   std::atomic<std::uint32_t> epoch{0};
   std::atomic<Participant> self{0};
 };
-constinit thread_local Cache t_thread __attribute__((tls_model("initial-exec")));
+constinit thread_local Cache t_thread[2] __attribute__((tls_model("initial-exec")));
 
 // The last namespace this process, or the one it was forked from, was in.
 std::atomic<std::uint64_t> g_namespace{0};
@@ -74,17 +75,18 @@ Participant this_thread() noexcept {
   const std::uint32_t epoch = fork_epoch();
   const std::uintptr_t where =
       (reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)) >> kStackPart) + 1;
-  if (t_thread.where.load(std::memory_order_acquire) == where &&
-      t_thread.epoch.load(std::memory_order_relaxed) == epoch) {
-    Participant self = t_thread.self.load(std::memory_order_acquire);
-    if (t_thread.where.load(std::memory_order_relaxed) == where) return self;
+  Cache &cached = t_thread[where % 2];
+  if (cached.where.load(std::memory_order_acquire) == where &&
+      cached.epoch.load(std::memory_order_relaxed) == epoch) {
+    Participant self = cached.self.load(std::memory_order_acquire);
+    if (cached.where.load(std::memory_order_relaxed) == where) return self;
   }
   Participant self =
       this_process() | participant(0, 0, static_cast<std::uint32_t>(kernel::thread_id()));
-  t_thread.where.store(0, std::memory_order_relaxed);
-  t_thread.self.store(self, std::memory_order_release);
-  t_thread.epoch.store(epoch, std::memory_order_relaxed);
-  t_thread.where.store(where, std::memory_order_release);
+  cached.where.store(0, std::memory_order_relaxed);
+  cached.self.store(self, std::memory_order_release);
+  cached.epoch.store(epoch, std::memory_order_relaxed);
+  cached.where.store(where, std::memory_order_release);
   return self;
 }
 
