@@ -68,7 +68,9 @@ class NotCancelled {
 
 }  // namespace
 
-extern "C" long syscall(long number, ...) noexcept {
+// All six are read, as by the C library's own, however many were given: the last one is in the caller's frame, or what
+// lies there.
+extern "C" [[gnu::no_sanitize_address]] long syscall(long number, ...) noexcept {
   va_list list;
   va_start(list, number);
   long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long),

@@ -52,7 +52,8 @@ Continuation::Continuation(const char *called, void (*go_on)(int fd))
 }
 
 Then::Then(const char *name, int fd) {
-  static char program[] = "behaviour", option[] = "--then";
+  // A path, as that of libinlay.so is: with the shim in the program it is where the library is from.
+  static char program[] = "/proc/self/exe", option[] = "--then";
   std::snprintf(number_, sizeof number_, "%d", fd);
   arguments_[0] = program;
   arguments_[1] = option;

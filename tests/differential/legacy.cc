@@ -61,7 +61,7 @@ Scenario bare_threads{
       auto *stacks = static_cast<char *>(
           mmap(nullptr, 2 * kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       for (int i = 0; i < 2; ++i) {
-        int thread = clone(send_many, stacks + (i + 1) * kStack,
+        int thread = clone(send_many, stacks + static_cast<std::size_t>(i + 1) * kStack,
                            CLONE_VM | CLONE_FILES | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD |
                                CLONE_SYSVSEM | CLONE_CHILD_CLEARTID,
                            &bare[i], nullptr, nullptr, &bare[i].thread);
