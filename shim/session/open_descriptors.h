@@ -8,13 +8,15 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/session/proc.h"
 
 namespace inlay::shim {
 
-// Calls visit(fd) for each. Those inlay opens meanwhile may be among them. Without /proc: all
-// numbers there may be, open or not.
+// Calls visit(fd) for each. Those inlay opens meanwhile may be among them. Without /proc, or when not
+// one more can be opened: all numbers there may be, open or not; of those above a limit that came
+// after them, such as a session had.
 template <typename F>
 void for_each_open_descriptor(F &&visit) noexcept {
   constexpr const char kFolder[] = "/proc/self/fd";
@@ -24,6 +26,7 @@ void for_each_open_descriptor(F &&visit) noexcept {
     rlimit limit{};
     kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, kernel::word(&limit));
     int end = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, 1u << 16));
+    end = std::max(end, highest_descriptor() + 1);
     for (int fd = 0; fd < end; ++fd) visit(fd);
     return;
   }

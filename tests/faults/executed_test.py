@@ -140,7 +140,7 @@ class OutOfReach(unittest.TestCase):
 
     # Each way to start it once, on a descriptor of its own; then the connection is used again.
     PROGRAM = """
-import json, os, signal, socket, subprocess, sys
+import json, os, resource, signal, socket, subprocess, sys
 port, writer, canary = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 conn = socket.create_connection(("127.0.0.1", port))
@@ -163,9 +163,17 @@ def over_1():
 def spawned(**how):
     try: return os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(writer, [writer, "1", canary], {}, **how), 0)[1])
     except OSError as error: return error.strerror
+# Nothing can be opened any more, and the descriptor's number is above the limit.
+def limited(run):
+    os.dup2(fd, 90)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    run()
+def spawned_90(): os._exit(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(writer, [writer, "90", canary], {}), 0)[1]))
 asked(b"first")
 os.set_inheritable(fd, True)
 ways = {
+  "fork, limited": child(lambda: limited(lambda: execute(90))),
+  "spawn, limited": child(lambda: limited(spawned_90)),
   "fork": child(lambda: execute(fd)),
   "fork, 1": child(over_1),
   "vfork": subprocess.run([writer, str(fd), canary], pass_fds=[fd]).returncode,
