@@ -18,6 +18,7 @@
 #include "shim/boot/level.h"
 #include "shim/boot/log.h"
 #include "shim/boot/own_table.h"
+#include "shim/boot/room.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -60,6 +61,18 @@ class Opened {
  private:
   int fd_;
 };
+
+// A full table, of a process with one thread or a vfork child, is no reason to know nothing of a
+// file.
+long open_to_read(int directory, const char *path, int flags) noexcept {
+  long opened = -EINTR;
+  while (opened == -EINTR) {
+    opened = kernel::call(SYS_openat, directory, kernel::word(path), flags);
+  }
+  if (opened != -EMFILE) return opened;
+  Room room;
+  return kernel::call(SYS_openat, directory, kernel::word(path), flags);
+}
 
 long effective_uid() noexcept { return kernel::call(SYS_geteuid); }
 long effective_gid() noexcept { return kernel::call(SYS_getegid); }
@@ -150,10 +163,7 @@ bool is_whole(const Opened &file, const struct stat &info) noexcept {
 bool finds_library() noexcept {
   const char *path = library_path();
   if (path == nullptr) return true;  // boot had no memory for it: nothing is known
-  long opened = -EINTR;
-  while (opened == -EINTR) {
-    opened = kernel::call(SYS_openat, AT_FDCWD, kernel::word(path), O_RDONLY | O_CLOEXEC);
-  }
+  const long opened = open_to_read(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
   Opened file(opened);
   struct stat info {};
   return opened >= 0 && kernel::call(SYS_fstat, file.get(), kernel::word(&info)) == 0 &&
@@ -190,9 +200,7 @@ Target judge_file(int directory, const char *path, int flags, int depth) noexcep
     path = own;
     directory = AT_FDCWD;
   }
-  long opened = -EINTR;
-  while (opened == -EINTR)
-    opened = kernel::call(SYS_openat, directory, kernel::word(path), open_flags);
+  const long opened = open_to_read(directory, path, open_flags);
   if (opened < 0) return may_be_executed(directory, path) ? Target::unknown : Target::reachable;
   Opened file(opened);
   struct stat info {};
@@ -259,12 +267,18 @@ Target judge_target_in_path(const char *file) noexcept {
 
 static std::string_view why(Target target) noexcept {
   switch (target) {
-    case Target::reachable: return "";
-    case Target::static_image: return "statically linked: ";
-    case Target::privileged: return "gains privilege, or has another real user: ";
-    case Target::foreign: return "another C library or machine, or Go: ";
-    case Target::unknown: return "cannot be read: ";
-    case Target::no_library: return "the loader would not find a whole libinlay.so: ";
+    case Target::reachable:
+      return "";
+    case Target::static_image:
+      return "statically linked: ";
+    case Target::privileged:
+      return "gains privilege, or has another real user: ";
+    case Target::foreign:
+      return "another C library or machine, or Go: ";
+    case Target::unknown:
+      return "cannot be read: ";
+    case Target::no_library:
+      return "the loader would not find a whole libinlay.so: ";
   }
   return "";
 }

@@ -12,6 +12,7 @@
 #include "shim/arena/descriptors.h"
 #include "shim/arena/kernel.h"
 #include "shim/arena/process.h"
+#include "shim/boot/room.h"
 #include "shim/boot/sandbox.h"
 #include "shim/session/holders.h"
 #include "shim/session/internal.h"
@@ -224,6 +225,10 @@ void HandOver::give(const bool (&wanted)[kMaxArenas], bool shared) noexcept {
     ArenaDescriptor from = arena_descriptor(arena);
     long copy = from.fd < 0 ? -EBADF : kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
     if (copy < 0 && from.fd >= 0) copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, 3);
+    if (copy < 0 && from.fd >= 0) {
+      boot::Room room;
+      copy = kernel::call(SYS_fcntl, from.fd, F_DUPFD, from.fd);
+    }
     if (copy < 0) {
       not_given();
       continue;

@@ -1,7 +1,6 @@
 #include "shim/session/parcel.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "shim/arena/kernel.h"
+#include "shim/boot/room.h"
 #include "shim/session/lifetime.h"
 
 namespace inlay::shim {
@@ -62,17 +62,6 @@ bool is_socket(int fd, std::uint64_t inode) noexcept {
          info.st_ino == inode;
 }
 
-// The image before may have had numbers above its limit. The hard one allows it, or it is lost.
-void put(int fd, int number) noexcept {
-  if (kernel::call(SYS_dup3, fd, number, 0) != -EBADF) return;
-  rlimit limit{};
-  kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, kernel::word(&limit));
-  rlimit most{limit.rlim_max, limit.rlim_max};
-  kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, kernel::word(&most), 0);
-  kernel::call(SYS_dup3, fd, number, 0);
-  kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, kernel::word(&limit), 0);
-}
-
 bool is_open(int fd) noexcept { return kernel::call(SYS_fcntl, fd, F_GETFD) >= 0; }
 
 }  // namespace
@@ -87,14 +76,13 @@ void Parcel::let_go(int fd) const noexcept {
   if (!borrowed_) close_own(fd);
 }
 
-bool Parcel::begin(bool borrowed) noexcept {
-  borrowed_ = borrowed;
+bool Parcel::make_pair() noexcept {
   int pair[2];
   long made =
       kernel::call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, kernel::word(pair));
   if (made != 0) return false;
   for (int *end : {&pair[0], &pair[1]}) {
-    if (borrowed) continue;
+    if (borrowed_) continue;
     if (int own = make_own(*end); own >= 0) {
       *end = own;
       continue;
@@ -105,6 +93,15 @@ bool Parcel::begin(bool borrowed) noexcept {
   }
   sending_ = pair[0];
   receiving_ = pair[1];
+  return true;
+}
+
+bool Parcel::begin(bool borrowed) noexcept {
+  borrowed_ = borrowed;
+  if (!make_pair()) {
+    boot::Room room;
+    if (!make_pair()) return false;
+  }
   struct stat info {};
   if (kernel::call(SYS_fstat, receiving_, kernel::word(&info)) != 0) return false;
   inode_ = info.st_ino;
@@ -155,6 +152,8 @@ std::size_t Parcel::take_numbers(std::int32_t (&numbers)[kInOneMessage]) const n
 
 void unpack(ArenaDescriptor parcel) noexcept {
   if (parcel.fd < 0 || !is_socket(parcel.fd, parcel.inode) || !receive_nothing(parcel.fd)) return;
+  // The image before may have had numbers above its limit, or have left no other number free.
+  boot::Room room;
   int in_its_place = -1;
   std::int32_t numbers[kInOneMessage];
   for (;;) {
@@ -176,7 +175,7 @@ void unpack(ArenaDescriptor parcel) noexcept {
       }
       bool is_free = i < count && numbers[i] != parcel.fd &&
                      (!is_open(numbers[i]) || is_socket(numbers[i], parcel.inode));
-      if (is_free) put(fd, numbers[i]);
+      if (is_free) kernel::call(SYS_dup3, fd, numbers[i], 0);
       kernel::close(fd);
     }
   }

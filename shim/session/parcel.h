@@ -50,6 +50,7 @@ class Parcel {
 
  private:
   bool begin(bool borrowed) noexcept;
+  bool make_pair() noexcept;
   void let_go(int fd) const noexcept;
   void send() noexcept;
   // The numbers of one message, without the descriptors; 0 at the end.
