@@ -1,9 +1,11 @@
 #include "shim/session/hand_over.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <utility>
@@ -41,6 +43,14 @@ bool is_alone() noexcept {
   return kernel::call(SYS_newfstatat, AT_FDCWD, kernel::word(kTasks), kernel::word(&info), 0) ==
              0 &&
          info.st_nlink == kOfOne;
+}
+
+// Nothing is put at this number or above in a child; what is there from before a limit was lowered
+// stays.
+int soft_limit() noexcept {
+  rlimit limit{};
+  if (kernel::call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, kernel::word(&limit)) != 0) return INT_MAX;
+  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur, INT_MAX));
 }
 
 // Calls visit(number, source) for each number that is open in the image, in ascending order.
@@ -103,12 +113,14 @@ int HandOver::for_spawn(const posix_spawn_file_actions_t **actions) noexcept {
   note_giving();
   if (in_foreign_process()) return 0;
   bool wanted[kMaxArenas] = {};
+  const int limit = soft_limit();
+  int held_by = -1;  // the first number that can be the parcel
   for_each_spawned(*actions, [&](int number, int source) {
     if (!is_protected(source)) return;
     Slot *slot = session_of(source);
     if (slot != nullptr && number <= STDERR_FILENO) hand_on(*slot, source);
     if (boot::sandboxed()) return;
-    if (parcel_.is_empty()) given_.parcel.fd = number;
+    if (held_by < 0 && number < limit) held_by = number;
     parcel_.add(number, source, false);
     if (slot == nullptr) return;
     wanted[arena_of(*slot)] = true;
@@ -116,21 +128,25 @@ int HandOver::for_spawn(const posix_spawn_file_actions_t **actions) noexcept {
   });
   if (parcel_.is_empty()) return 0;
   if (!parcel_.seal()) not_given();
-  given_.parcel = parcel_.end() < 0 ? ArenaDescriptor{-1, 0} : parcel_.named(given_.parcel.fd);
-  if (!replace_actions(*actions)) return ENOMEM;
+  if (int end = parcel_.end(); end >= 0) {
+    if (held_by < 0 && !actions_.add_dup2(end, held_by = end)) return ENOMEM;
+    given_.parcel = parcel_.named(held_by);
+  }
+  if (!replace_actions(*actions, limit)) return ENOMEM;
   as_given_ = actions_.as_given();
   *actions = &as_given_;
   give(wanted, true);
   return 0;
 }
 
-// Each connection's number becomes the parcel before the program's actions move it about. Without a
+// Each connection's number becomes the parcel before the program's actions move it about. One above
+// the limit cannot: the actions copy the parcel instead, and it is closed behind them. Without a
 // parcel what they made of it is closed behind them.
-bool HandOver::replace_actions(const posix_spawn_file_actions_t *actions) noexcept {
+bool HandOver::replace_actions(const posix_spawn_file_actions_t *actions, int limit) noexcept {
   const int end = parcel_.end();
   bool have_room = true;
   auto replace = [&](int fd) {
-    if (have_room && is_protected(fd)) have_room = actions_.add_dup2(end, fd);
+    if (have_room && fd < limit && is_protected(fd)) have_room = actions_.add_dup2(end, fd);
   };
   if (end >= 0) {
     for_each_open_descriptor([&](int fd) {
@@ -140,7 +156,8 @@ bool HandOver::replace_actions(const posix_spawn_file_actions_t *actions) noexce
       if (!survives_exec(fd)) replace(fd);
     });
   }
-  have_room = have_room && actions_.add(actions);
+  auto stands_for = [&](int fd) { return end >= 0 && fd >= limit && is_protected(fd) ? end : fd; };
+  have_room = have_room && actions_.add(actions, stands_for);
   if (end < 0) {
     for_each_spawned(actions, [&](int number, int source) {
       if (have_room && is_protected(source)) have_room = actions_.add_close(number);
@@ -149,9 +166,13 @@ bool HandOver::replace_actions(const posix_spawn_file_actions_t *actions) noexce
     // What was close-on-exec is not any more.
     for_each_dup2(actions, [&](int fd, int) {
       bool is_left = spawn_source(actions, fd).fd == fd && !spawn_source(actions, fd).is_copy;
-      if (have_room && is_left && !survives_exec(fd) && is_protected(fd)) {
+      if (have_room && fd < limit && is_left && !survives_exec(fd) && is_protected(fd)) {
         have_room = actions_.add_close(fd);
       }
+    });
+    for_each_open_descriptor([&](int fd) {
+      if (fd < limit || spawn_source(actions, fd).fd != fd || !is_protected(fd)) return;
+      have_room = have_room && actions_.add_close(fd);
     });
   }
   return have_room;

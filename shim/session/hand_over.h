@@ -47,7 +47,7 @@ class HandOver {
   const char *variable() const noexcept { return given_.is_empty() ? nullptr : text_; }
 
  private:
-  bool replace_actions(const posix_spawn_file_actions_t *actions) noexcept;
+  bool replace_actions(const posix_spawn_file_actions_t *actions, int limit) noexcept;
   void take_back() noexcept;
   // Copies of the arenas that are wanted.
   void give(const bool (&wanted)[kMaxArenas], bool shared) noexcept;

@@ -79,11 +79,21 @@ class SpawnActions {
   SpawnActions(const SpawnActions &) = delete;
   SpawnActions &operator=(const SpawnActions &) = delete;
 
-  // False without memory.
-  bool add(const posix_spawn_file_actions_t *actions) noexcept {
+  // What is copied elsewhere from `fd` is copied from stands_for(fd). False without memory.
+  template <typename F>
+  bool add(const posix_spawn_file_actions_t *actions, F &&stands_for) noexcept {
     if (actions == nullptr || actions->__used == 0) return true;
-    return add(reinterpret_cast<const SpawnAction *>(actions->__actions),
-               static_cast<std::size_t>(actions->__used));
+    const auto *list = reinterpret_cast<const SpawnAction *>(actions->__actions);
+    const std::size_t first = count_;
+    if (!add(list, static_cast<std::size_t>(actions->__used))) return false;
+    posix_spawn_file_actions_t before = *actions;
+    for (before.__used = 0; before.__used < actions->__used; ++before.__used) {
+      SpawnAction &action = list_[first + static_cast<std::size_t>(before.__used)];
+      if (action.kind != SpawnAction::dup2) continue;
+      auto &[fd, to] = action.dup2_action;
+      if (fd != to && spawn_source(&before, fd).fd == fd) fd = stands_for(fd);
+    }
+    return true;
   }
   bool add_dup2(int fd, int to) noexcept {
     SpawnAction action{};

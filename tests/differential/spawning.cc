@@ -98,6 +98,15 @@ void limit_numbers(rlim_t below) {
   note("setrlimit", setrlimit(RLIMIT_NOFILE, &limit));
 }
 
+Scenario above_limit{"spawning/a-number-above-the-limit", echo, [](std::uint16_t port) {
+                       int fd = dial_at(port, 300);
+                       limit_numbers(200);
+                       Actions().run(300);
+                       Actions().dup2(300, 30).run(30);
+                       Actions().dup2(300, 30).close(300).run(30);
+                       Actions().close(300).dup2(300, 30).run(30);
+                       note("asked", ask(fd, "after"));
+                     }};
 Scenario above_limit_closing{"spawning/a-number-above-the-limit-close-on-exec", echo,
                              [](std::uint16_t port) {
                                int fd = dial_at(port, 300, O_CLOEXEC);

@@ -264,11 +264,14 @@ TEST_CASE("what posix_spawn leaves open is known beforehand") {
 
   SpawnActions made;
   REQUIRE(made.add_dup2(3, 4));
-  REQUIRE(made.add(&actions));
+  // 1 is a copy by then, which nothing stands for.
+  posix_spawn_file_actions_adddup2(&actions, 2, 31);
+  REQUIRE(made.add(&actions, [](int fd) { return fd == 2 ? 1 : fd + 100; }));
   for (int i = 0; i < 100; ++i) REQUIRE(made.add_close(1000 + i));
   posix_spawn_file_actions_t given = made.as_given();
   CHECK(given.__used == 1 + actions.__used + 100);
-  CHECK(spawn_source(&given, 30).fd == 7);
+  CHECK(spawn_source(&given, 30).fd == 107);
+  CHECK(spawn_source(&given, 31).fd == 107);
   CHECK(spawn_source(&given, 1050).fd == -1);
   posix_spawn_file_actions_destroy(&actions);
 }
