@@ -33,6 +33,8 @@ void remember_strictness(bool strict) noexcept;
 
 // It looks as if an exec of it would succeed: the file is there, and for the effective user to execute.
 bool may_be_executed(const char *path) noexcept;
+// False: exec with them is known to fail with E2BIG.
+bool fits(char *const arguments[], char *const environment[]) noexcept;
 
 Target judge_target(const char *path) noexcept;
 Target judge_target_at(int directory, const char *path, int flags) noexcept;

@@ -177,6 +177,11 @@ bool may_be_executed(int directory, const char *path) noexcept {
     long effective = kernel::call(SYS_faccessat2, directory, kernel::word(path), X_OK, AT_EACCESS);
     result = effective == -ENOSYS || effective == -EPERM ? 0 : effective;  // not before Linux 5.8
   }
+  struct stat info {};
+  if (result == 0 &&
+      kernel::call(SYS_newfstatat, directory, kernel::word(path), kernel::word(&info), 0) == 0) {
+    return S_ISREG(info.st_mode);  // exec of a folder is EACCES, and a search of PATH goes on
+  }
   return result != -ENOENT && result != -ENOTDIR && result != -EACCES && result != -ELOOP &&
          result != -ENAMETOOLONG;
 }
@@ -226,6 +231,20 @@ Target judge_file(int directory, const char *path, int flags, int depth) noexcep
 void remember_strictness(bool strict) noexcept { g_strict = strict; }
 
 bool may_be_executed(const char *path) noexcept { return may_be_executed(AT_FDCWD, path); }
+
+bool fits(char *const arguments[], char *const environment[]) noexcept {
+  constexpr std::size_t kLongest = 32 * 4096;   // MAX_ARG_STRLEN
+  constexpr std::size_t kMostOfAll = 6u << 20;  // of all of them, whatever the stack's limit
+  std::size_t total = 0;
+  for (char *const *list : {arguments, environment}) {
+    for (; list != nullptr && *list != nullptr; ++list) {
+      const std::size_t size = std::strlen(*list) + 1;
+      total += size + sizeof *list;
+      if (size > kLongest || total > kMostOfAll) return false;
+    }
+  }
+  return true;
+}
 
 Target judge_target_at(int directory, const char *path, int flags) noexcept {
   if (!active() || path == nullptr) return Target::reachable;

@@ -48,7 +48,7 @@ struct Departure {
   HandOver hand_over;
   Withhold withhold;
 
-  // `may_happen`: an exec that fails for want of the file leaves the sessions as they are, as
+  // `may_happen`: an exec that is known to fail leaves the sessions as they are, as
   // programs try one folder of PATH after the other. Only an image that loads inlay gets what
   // belongs to sessions.
   Departure(boot::Target target, bool may_happen) {
@@ -75,7 +75,8 @@ int execute(const char *path, char *const arguments[], char *const environment[]
   bound();
   boot::Target target = boot::judge_target(path);
   if (!boot::may_start(target, path)) return fail(EACCES);
-  Departure departure(target, boot::may_be_executed(path));
+  const bool may_happen = boot::may_be_executed(path) && boot::fits(arguments, environment);
+  Departure departure(target, may_happen);
   return boot::with_repaired(
       environment, departure.hand_over.variable(),
       [&](char *const repaired[]) { return next.execve(path, arguments, repaired); });
@@ -85,7 +86,9 @@ int execute_in_path(const char *file, char *const arguments[], char *const envir
   bound();
   boot::Target target = boot::judge_target_in_path(file);
   if (!boot::may_start(target, file)) return fail(EACCES);
-  Departure departure(target, std::strchr(file, '/') == nullptr || boot::may_be_executed(file));
+  const bool may_happen = (std::strchr(file, '/') == nullptr || boot::may_be_executed(file)) &&
+                          boot::fits(arguments, environment);
+  Departure departure(target, may_happen);
   return boot::with_repaired(
       environment, departure.hand_over.variable(),
       [&](char *const repaired[]) { return next.execvpe(file, arguments, repaired); });

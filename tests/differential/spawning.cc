@@ -2,6 +2,7 @@
 // lists of actions that move it about.
 #include <spawn.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -212,5 +213,55 @@ Scenario watched{"spawning/a-set-of-events-over-exec", echo, [](std::uint16_t po
                    execv(then.path(), then.arguments());
                    note("execv", -1);
                  }};
+
+// exec that fails, with the connection as a standard stream too. Where that can be foreseen what is
+// close-on-exec is not touched either.
+Scenario fails{"spawning/exec-that-fails-in-every-way", echo, [](std::uint16_t port) {
+                 int fd = dial_at(port, 30);
+                 dup2(fd, 0);
+                 dup3(fd, 31, O_CLOEXEC);
+                 int last = 31;
+                 auto look = [&](const char *what, int result) {
+                   note(what, result);
+                   for (int number : {0, 30, 31}) {
+                     if (number > last) continue;
+                     note("flags", fcntl(number, F_GETFD));
+                     note("asked", ask(number, what));
+                   }
+                 };
+                 char path[] = "/tmp/behaviour-XXXXXX";
+                 int file = mkstemp(path);
+                 char *plain[] = {path, nullptr};
+                 std::string large(200000, 'x');
+                 char *too_much[] = {large.data(), nullptr};
+                 look("no permission", execv(path, plain));
+                 look("a folder", execv("/tmp", plain));
+                 look("E2BIG", execv("/bin/true", too_much));
+                 look("E2BIG", execvp("true", too_much));
+                 pid_t child = vfork();
+                 if (child == 0) {
+                   execv("/bin/true", too_much);
+                   execv("/tmp", plain);
+                   setenv("PATH", "/tmp:/etc:/bin", 1);
+                   execlp("true", "true", nullptr);
+                   _exit(1);
+                 }
+                 note_status(child);
+                 look("after a vfork", 0);
+                 note("close", close(last--));
+                 auto contents = [&](std::string_view text) {
+                   note("write", pwrite(file, text.data(), text.size(), 0));
+                 };
+                 fchmod(file, 0700);
+                 contents("#!/nowhere/at/all\n");
+                 look("ETXTBSY", execv(path, plain));
+                 close(file);
+                 look("ENOENT", execv(path, plain));
+                 file = open(path, O_WRONLY | O_TRUNC);
+                 contents("#!/etc/passwd\n");
+                 close(file);
+                 look("EACCES", execv(path, plain));
+                 unlink(path);
+               }};
 
 }  // namespace
