@@ -59,21 +59,26 @@ void format_inheritance(const Inheritance &inheritance, char (&text)[kInheritanc
   *end++ = ';';
   end = append(end, inheritance.token);
   *end++ = ';';
-  const bool has_parcel = inheritance.parcel.fd >= 0;
-  end = append(end, has_parcel ? inheritance.parcel : ArenaDescriptor{0, 0});
+  const ParcelDescriptor &parcel = inheritance.parcel;
+  end = append(end, ArenaDescriptor{parcel.fd < 0 ? 0 : parcel.fd, parcel.inode});
+  *end++ = ':';
+  end = append(end, parcel.count);
   *end = '\0';
 }
 
 Inheritance parse_inheritance(const char *value) noexcept {
   Inheritance found;
+  ArenaDescriptor parcel;
+  std::uint64_t count = 0;
   for (bool more = *value != ';'; more; more = take(value, ',')) {
     if (found.count == kMaxInherited || !take(value, &found.arenas[found.count++])) return {};
   }
   if (!take(value, ';') || !take(value, UINT64_MAX, &found.token) || !take(value, ';') ||
-      !take(value, &found.parcel) || *value != '\0') {
+      !take(value, &parcel) || !take(value, ':') || !take(value, UINT64_MAX, &count) ||
+      *value != '\0') {
     return {};
   }
-  if (found.parcel.inode == 0) found.parcel = {-1, 0};
+  if (count != 0) found.parcel = {parcel.fd, parcel.inode, count};
   return found;
 }
 

@@ -111,7 +111,7 @@ void start(char *const environment[]) noexcept {
   if (gate_open) pass_through_gate();
   const char *arenas = value_of(environment, "INLAY_ARENA");
   const Inheritance inherited = parse_inheritance(arenas == nullptr ? "" : arenas);
-  unpack(inherited.parcel);
+  const bool all_came = unpack(inherited.parcel);
   bind_clock();
   give_heap_to_openssl();
   remember_environment(environment);
@@ -142,6 +142,10 @@ void start(char *const environment[]) noexcept {
   __cxa_at_quick_exit(at_quick_exit, nullptr);
   g_level.store(Level::ready, std::memory_order_release);
   take_over(inherited);
+  if (!all_came) {
+    report_at_start(policy::Reason::inherited_unknown,
+                    "a connection that was handed over to this program did not come");
+  }
 }
 
 // The environment the kernel handed over, for a hook called before the constructor.

@@ -62,7 +62,15 @@ bool is_socket(int fd, std::uint64_t inode) noexcept {
          info.st_ino == inode;
 }
 
-bool is_open(int fd) noexcept { return kernel::call(SYS_fcntl, fd, F_GETFD) >= 0; }
+bool put(int fd, int number) noexcept {
+  return kernel::call(SYS_dup3, fd, number, 0) == number;
+}
+
+// Closed, or a place that the parcel keeps.
+bool is_free(int number, const ParcelDescriptor &parcel) noexcept {
+  if (number == parcel.fd) return false;
+  return kernel::call(SYS_fcntl, number, F_GETFD) < 0 || is_socket(number, parcel.inode);
+}
 
 }  // namespace
 
@@ -132,6 +140,7 @@ void Parcel::send() noexcept {
   rights->cmsg_len = CMSG_LEN(size);
   std::memcpy(CMSG_DATA(rights), sources_, size);
   failed_ = send_message(sending_, message.header) != static_cast<long>(size);
+  if (!failed_) sent_ += static_cast<unsigned>(size / sizeof(int));
 }
 
 bool Parcel::seal() noexcept {
@@ -150,8 +159,10 @@ std::size_t Parcel::take_numbers(std::int32_t (&numbers)[kInOneMessage]) const n
   return (got > 0 ? got : receive_message(receiving_, message)) / sizeof numbers[0];
 }
 
-void unpack(ArenaDescriptor parcel) noexcept {
-  if (parcel.fd < 0 || !is_socket(parcel.fd, parcel.inode) || !receive_nothing(parcel.fd)) return;
+bool unpack(const ParcelDescriptor &parcel) noexcept {
+  if (parcel.fd < 0) return true;
+  if (!is_socket(parcel.fd, parcel.inode) || !receive_nothing(parcel.fd)) return false;
+  std::uint64_t there = 0;
   // The image before may have had numbers above its limit, or have left no other number free.
   boot::Room room;
   int in_its_place = -1;
@@ -168,23 +179,23 @@ void unpack(ArenaDescriptor parcel) noexcept {
     for (std::size_t i = received; i-- > 0;) {
       int fd;
       std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
-      if (i < count && numbers[i] == fd) continue;
-      if (i < count && numbers[i] == parcel.fd && in_its_place < 0) {
+      if (i < count && numbers[i] == fd) {
+        ++there;
+      } else if (i < count && numbers[i] == parcel.fd && in_its_place < 0) {
         in_its_place = fd;
-        continue;
+      } else {
+        there += i < count && is_free(numbers[i], parcel) && put(fd, numbers[i]);
+        kernel::close(fd);
       }
-      bool is_free = i < count && numbers[i] != parcel.fd &&
-                     (!is_open(numbers[i]) || is_socket(numbers[i], parcel.inode));
-      if (is_free) kernel::call(SYS_dup3, fd, numbers[i], 0);
-      kernel::close(fd);
     }
   }
   if (in_its_place >= 0) {
-    kernel::call(SYS_dup3, in_its_place, parcel.fd, 0);
+    there += put(in_its_place, parcel.fd);
     kernel::close(in_its_place);
   } else {
     kernel::close(parcel.fd);
   }
+  return there == parcel.count;
 }
 
 }  // namespace inlay::shim

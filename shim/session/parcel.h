@@ -19,7 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "shim/arena/arena.h"
+#include "shim/arena/inheritance.h"
 
 namespace inlay::shim {
 
@@ -42,7 +42,7 @@ class Parcel {
   // What the next image inherits, close-on-exec here; -1: there is none.
   int end() const noexcept { return receiving_; }
   // The same, for the next image, which has it as `number`.
-  ArenaDescriptor named(int number) const noexcept { return {number, inode_}; }
+  ParcelDescriptor named(int number) const noexcept { return {number, inode_, sent_}; }
 
   // Calls visit(number) for each that was sent. Empties it.
   template <typename F>
@@ -58,7 +58,7 @@ class Parcel {
 
   int sending_ = -1, receiving_ = -1;
   std::uint64_t inode_ = 0;  // of the receiving end
-  unsigned count_ = 0, pending_ = 0;
+  unsigned count_ = 0, pending_ = 0, sent_ = 0;
   bool borrowed_ = false, failed_ = false;
   std::int32_t numbers_[kInOneMessage], sources_[kInOneMessage];
 };
@@ -72,7 +72,7 @@ void Parcel::take_back(F &&visit) noexcept {
 }
 
 // In the next image, before it opens anything. Puts the connections where they belong, if nothing
-// else is there by now; leaves alone what is no parcel.
-void unpack(ArenaDescriptor parcel) noexcept;
+// else is there by now; leaves alone what is no parcel. False when one of them is lost.
+bool unpack(const ParcelDescriptor &parcel) noexcept;
 
 }  // namespace inlay::shim

@@ -36,7 +36,7 @@ conn.sendall(b"ping")
 got = b""
 while not got.endswith(b"ping"): got += conn.recv(100)
 facts = {"size": size(), "seen": "INLAY_ARENA" in os.environ, "got": got[-4:].decode()}
-child = subprocess.run(["env"], stdout=subprocess.PIPE, env={"INLAY_ARENA": "3:4;0;5:6", "INLAY_SNAPSHOT": "3:4"})
+child = subprocess.run(["env"], stdout=subprocess.PIPE, env={"INLAY_ARENA": "3:4;0;5:6:7", "INLAY_SNAPSHOT": "3:4"})
 facts["passed on"] = [line for line in child.stdout.decode().split()
                       if line.startswith(("INLAY_ARENA", "INLAY_SNAPSHOT"))]
 print(json.dumps(facts))
@@ -58,9 +58,9 @@ print(json.dumps(facts))
         fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         plain = os.open(FOLDER / "forged", os.O_RDWR | os.O_CREAT, 0o600)
         os.truncate(plain, 1 << 30)  # sparse
-        for fd, value in ((sealed, "{fd}:{inode};0;0:0"), (sealed, "{fd}:1;0;0:0"),
-                          (sealed, "{fd}:{inode},{fd}:{inode};7;{fd}:{inode}"), (plain, "{fd}:{inode};0;{fd}:{inode}"),
-                          (plain, "nonsense"), (plain, "0:0;0;0:0"), (plain, "{fd}:{inode};0" + "9" * 5000)):
+        for fd, value in ((sealed, "{fd}:{inode};0;0:0:0"), (sealed, "{fd}:1;0;0:0:0"),
+                          (sealed, "{fd}:{inode},{fd}:{inode};7;{fd}:{inode}:1"), (plain, "{fd}:{inode};0;{fd}:{inode}:1"),
+                          (plain, "nonsense"), (plain, "0:0;0;0:0:0"), (plain, "{fd}:{inode};0" + "9" * 5000)):
             state = os.fstat(fd)
             with self.subTest(value):
                 self.assertEqual(self.facts(fd, value.format(fd=fd, inode=state.st_ino)),

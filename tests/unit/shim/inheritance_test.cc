@@ -50,7 +50,7 @@ TEST_CASE("the variable says what was put into it") {
     given.arenas[i] = {INT_MAX - static_cast<int>(i), UINT64_MAX - i};
   }
   given.token = UINT64_MAX;
-  given.parcel = {INT_MAX, UINT64_MAX};
+  given.parcel = {INT_MAX, UINT64_MAX, UINT64_MAX};
   char text[kInheritanceSize];
   format_inheritance(given, text);
   REQUIRE(std::strncmp(text, kArenaVariable, sizeof kArenaVariable - 1) == 0);
@@ -59,32 +59,50 @@ TEST_CASE("the variable says what was put into it") {
   CHECK(read.token == given.token);
   CHECK(read.parcel.fd == given.parcel.fd);
   CHECK(read.parcel.inode == given.parcel.inode);
+  CHECK(read.parcel.count == given.parcel.count);
   for (unsigned i = 0; i < read.count; ++i) {
     CHECK(read.arenas[i].fd == given.arenas[i].fd);
     CHECK(read.arenas[i].inode == given.arenas[i].inode);
   }
-  CHECK(parse_inheritance("8192:77;0;0:0").count == 1);
-  CHECK(parse_inheritance("8192:77;0;0:0").parcel.fd == -1);
-  CHECK(parse_inheritance(";0;0:9").parcel.fd == 0);
+  CHECK(parse_inheritance("8192:77;0;0:0:0").count == 1);
+  CHECK(parse_inheritance("8192:77;0;0:0:0").parcel.fd == -1);
+  CHECK(parse_inheritance(";0;0:9:1").parcel.fd == 0);
   given = {};
   CHECK(given.is_empty());
-  given.parcel = {3, 9};
+  given.parcel = {3, 9, 2};
   format_inheritance(given, text);
-  CHECK(std::string(text) == "INLAY_ARENA=;0;3:9");
+  CHECK(std::string(text) == "INLAY_ARENA=;0;3:9:2");
 }
 
 TEST_CASE("a variable that is not exactly of its form says nothing") {
   std::string too_many = "1:1";
   for (unsigned i = 0; i < kMaxInherited; ++i) too_many += ",1:1";
-  for (const std::string &text :
-       {std::string(), std::string(";0"), std::string("3"), std::string("3:4"), std::string("3:4;"),
-        std::string("3:4;0"), std::string("3:4;0;"), std::string("3:4;0;0"), std::string("3:4;0;5:6 "),
-        std::string("3:4;0;5:6;"), std::string("3:4;0;5:6,7:8"), std::string(";0;2147483648:6"),
-        std::string("3:4,;0;5:6"), std::string(",3:4;0;5:6"), std::string(":4;0;5:6"),
-        std::string("3:;0;5:6"), std::string("-3:4;0;5:6"), std::string("+3:4;0;5:6"),
-        std::string(" 3:4;0;5:6"), std::string("3:4:5;0;5:6"), std::string("2147483648:4;0;5:6"),
-        std::string("3:18446744073709551616;0;5:6"), std::string("3:4;18446744073709551616;5:6"),
-        too_many + ";0;5:6"}) {
+  for (const std::string &text : {std::string(),
+                                  std::string(";0"),
+                                  std::string("3"),
+                                  std::string("3:4"),
+                                  std::string("3:4;"),
+                                  std::string("3:4;0"),
+                                  std::string("3:4;0;"),
+                                  std::string("3:4;0;0"),
+                                  std::string("3:4;0;5:6:7 "),
+                                  std::string("3:4;0;5:6"),
+                                  std::string("3:4;0;5:6:"),
+                                  std::string("3:4;0;5:6:7;"),
+                                  std::string("3:4;0;5:6:7,8:9:1"),
+                                  std::string(";0;2147483648:6:7"),
+                                  std::string("3:4,;0;5:6:7"),
+                                  std::string(",3:4;0;5:6:7"),
+                                  std::string(":4;0;5:6:7"),
+                                  std::string("3:;0;5:6:7"),
+                                  std::string("-3:4;0;5:6:7"),
+                                  std::string("+3:4;0;5:6:7"),
+                                  std::string(" 3:4;0;5:6:7"),
+                                  std::string("3:4:5;0;5:6:7"),
+                                  std::string("2147483648:4;0;5:6:7"),
+                                  std::string("3:18446744073709551616;0;5:6:7"),
+                                  std::string("3:4;18446744073709551616;5:6:7"),
+                                  too_many + ";0;5:6:7"}) {
     CAPTURE(text);
     CHECK(parse_inheritance(text.c_str()).is_empty());
   }

@@ -54,7 +54,7 @@ std::set<int> open_numbers() {
 }
 
 // The end as the next image has it, which is what a close-on-exec parcel leaves.
-ArenaDescriptor inherited(const Parcel &parcel, int number = -1) {
+ParcelDescriptor inherited(const Parcel &parcel, int number = -1) {
   int fd = number < 0 ? ::dup(parcel.end()) : ::dup2(parcel.end(), number);
   REQUIRE(fd >= 0);
   return parcel.named(fd);
@@ -81,7 +81,7 @@ struct Forged {
     }
     REQUIRE(::sendmsg(ends[1], &message, 0) == static_cast<ssize_t>(size));
   }
-  ArenaDescriptor named() const { return {ends[0], identity(ends[0]).inode}; }
+  ParcelDescriptor named() const { return {ends[0], identity(ends[0]).inode, 1}; }
   int ends[2];
 };
 
@@ -89,7 +89,7 @@ struct Forged {
 
 TEST_CASE("what was put into a parcel comes out under its numbers") {
   std::vector<std::pair<int, Identity>> sent;
-  ArenaDescriptor end{};
+  ParcelDescriptor end{};
   {
     Parcel parcel;
     CHECK(parcel.end() == -1);
@@ -103,7 +103,7 @@ TEST_CASE("what was put into a parcel comes out under its numbers") {
   }
   for (auto &[number, what] : sent) ::close(number);
   std::set<int> before = open_numbers();
-  unpack(end);
+  CHECK(unpack(end));
   for (auto &[number, what] : sent) {
     CAPTURE(number);
     CHECK(identity(number) == what);
@@ -117,7 +117,7 @@ TEST_CASE("what was put into a parcel comes out under its numbers") {
 TEST_CASE("a parcel that is not unpacked reads as ended, and its connections end with it") {
   int ends[2];
   REQUIRE(::pipe(ends) == 0);
-  ArenaDescriptor end{};
+  ParcelDescriptor end{};
   {
     Parcel parcel;
     parcel.add(500, ends[1], false);
@@ -139,7 +139,7 @@ TEST_CASE("the numbers of a spawned image hold the parcel itself until it is unp
   for (int number : {500, 501, 600}) parcel.add(number, pipe_at(number + 200), false);
   REQUIRE(parcel.seal());
   for (int number : {501, 600}) inherited(parcel, number);
-  unpack(inherited(parcel, 500));
+  CHECK(unpack(inherited(parcel, 500)));
   for (int number : {500, 501, 600}) {
     CAPTURE(number);
     CHECK(identity(number) == identity(number + 200));
@@ -164,8 +164,8 @@ TEST_CASE("a number that is taken by now keeps what it has") {
   parcel.add(500, 1, false);
   REQUIRE(parcel.seal());
   Identity taken = identity(pipe_at(500));
-  ArenaDescriptor end = inherited(parcel);
-  unpack(end);
+  ParcelDescriptor end = inherited(parcel);
+  CHECK_FALSE(unpack(end));
   CHECK(identity(500) == taken);
   CHECK_FALSE(is_open(end.fd));
   ::close(500);
@@ -177,10 +177,10 @@ TEST_CASE("numbers above the limit come back as long as the hard one allows it")
   Parcel parcel;
   parcel.add(900, pipe_at(901), false);
   REQUIRE(parcel.seal());
-  ArenaDescriptor end = inherited(parcel);
+  ParcelDescriptor end = inherited(parcel);
   rlimit low{400, before.rlim_max}, now{};
   ::setrlimit(RLIMIT_NOFILE, &low);
-  unpack(end);
+  CHECK(unpack(end));
   ::getrlimit(RLIMIT_NOFILE, &now);
   ::setrlimit(RLIMIT_NOFILE, &before);
   CHECK(now.rlim_cur == 400);
@@ -193,15 +193,15 @@ TEST_CASE("what is no parcel is left alone, and a forged one does no harm") {
   std::set<int> before = open_numbers();
   {
     int file = ::memfd_create("file", MFD_CLOEXEC);
-    unpack({file, identity(file).inode});
-    unpack({-1, 0});
-    unpack({1999, 5});
+    CHECK_FALSE(unpack({file, identity(file).inode, 1}));
+    CHECK(unpack({}));
+    CHECK_FALSE(unpack({1999, 5, 1}));
     CHECK(is_open(file));
     ::close(file);
     Forged other, stream(SOCK_STREAM), empty;
-    unpack({other.ends[0], identity(other.ends[0]).inode + 1});
-    unpack(stream.named());
-    unpack(empty.named());
+    CHECK_FALSE(unpack({other.ends[0], identity(other.ends[0]).inode + 1, 1}));
+    CHECK_FALSE(unpack(stream.named()));
+    CHECK_FALSE(unpack(empty.named()));
     for (const Forged *one : {&other, &stream, &empty}) {
       CHECK(is_open(one->ends[0]));
       ::close(one->ends[0]);
