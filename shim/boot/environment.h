@@ -26,6 +26,7 @@ enum class Target : unsigned char {
   foreign,       // another C library or machine, or written in Go
   unknown,       // it could not be read
   no_library,    // libinlay.so is not there for it to load: the loader would only say so, and start it
+  no_room,       // it may be so for want of memory (RLIMIT_AS), and in a seccomp filter connections go open
 };
 
 // INLAY_STRICT=1: what the preload cannot reach does not start.

@@ -4,6 +4,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <sys/auxv.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include "shim/boot/log.h"
 #include "shim/boot/own_table.h"
 #include "shim/boot/room.h"
+#include "shim/boot/sandbox.h"
 
 namespace inlay::shim::boot {
 namespace {
@@ -170,6 +172,13 @@ bool finds_library() noexcept {
          S_ISREG(info.st_mode) && is_whole(file, info);
 }
 
+// Whether the loader has room for the library nobody knows then.
+bool has_little_memory() noexcept {
+  rlimit limit{};
+  return kernel::call(SYS_prlimit64, 0, RLIMIT_AS, 0, kernel::word(&limit)) == 0 &&
+         limit.rlim_cur != RLIM_INFINITY;
+}
+
 bool may_be_executed(int directory, const char *path) noexcept {
   long result = kernel::call(SYS_faccessat, directory, kernel::word(path), X_OK);
   if (is_another() && (result == 0 || result == -EACCES)) {
@@ -255,6 +264,7 @@ Target judge_target_at(int directory, const char *path, int flags) noexcept {
     if (!is_here) target = judge_file(directory, path, flags, 0);
     if (target == Target::reachable && !finds_library()) target = Target::no_library;
   });
+  if (target == Target::reachable && sandboxed() && has_little_memory()) target = Target::no_room;
   return target;
 }
 
@@ -286,18 +296,13 @@ Target judge_target_in_path(const char *file) noexcept {
 
 static std::string_view why(Target target) noexcept {
   switch (target) {
-    case Target::reachable:
-      return "";
-    case Target::static_image:
-      return "statically linked: ";
-    case Target::privileged:
-      return "gains privilege, or has another real user: ";
-    case Target::foreign:
-      return "another C library or machine, or Go: ";
-    case Target::unknown:
-      return "cannot be read: ";
-    case Target::no_library:
-      return "the loader would not find a whole libinlay.so: ";
+    case Target::reachable: return "";
+    case Target::static_image: return "statically linked: ";
+    case Target::privileged: return "gains privilege, or has another real user: ";
+    case Target::foreign: return "another C library or machine, or Go: ";
+    case Target::unknown: return "cannot be read: ";
+    case Target::no_room: return "in a seccomp filter, and with a limit on memory: ";
+    case Target::no_library: return "the loader would not find a whole libinlay.so: ";
   }
   return "";
 }

@@ -278,7 +278,7 @@ class NotLoaded(unittest.TestCase):
     """The preload names a library that the loader cannot have in what is executed: it only says so, and starts it."""
 
     PROGRAM = """
-import ctypes, json, os, signal, socket, subprocess, sys
+import ctypes, json, os, signal, socket, struct, subprocess, sys
 port, condition, library, root, canary = int(sys.argv[1]), *sys.argv[2:]
 signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 conn = socket.create_connection(("127.0.0.1", port))
@@ -328,7 +328,15 @@ def unreadable():
 def memory():
     subprocess.run(["prlimit", "--pid", str(os.getpid()), f"--as={5 << 20}:"], check=True)
     del WAYS["system"], WAYS["popen"]
-CONDITIONS = {"memory": memory, "gone": lambda: os.rename(library, library + ".whole"), "short": short,
+# In a seccomp filter, which lets everything through.
+def sandbox():
+    class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("rules", ctypes.c_char_p)]
+    rules = struct.pack("HBBI", 6, 0, 0, 0x7fff0000)  # return, SECCOMP_RET_ALLOW
+    libc = ctypes.CDLL(None)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    if libc.prctl(22, 2, ctypes.byref(Program(1, rules)), 0, 0) != 0: os._exit(98)
+    memory()
+CONDITIONS = {"memory": memory, "sandbox": sandbox, "gone": lambda: os.rename(library, library + ".whole"), "short": short,
               "unreadable": unreadable, "chroot": lambda: (os.chroot(root), os.chdir("/"))}
 def try_each():
     CONDITIONS[condition]()
@@ -381,6 +389,10 @@ os.write(1, json.dumps([os.get_inheritable(9), child(lambda: os.execv("/bin/sh",
 
     def test_i1_a_library_that_there_is_no_room_for(self):
         self.nothing_in_the_clear("memory", is_logged=False)
+        self.assertIn(b"cannot be preloaded", self.errors)
+
+    def test_i1_a_library_that_there_is_no_room_for_in_a_seccomp_filter(self):
+        self.nothing_in_the_clear("sandbox", is_logged=False)
         self.assertIn(b"cannot be preloaded", self.errors)
 
     @unittest.skipUnless(os.getuid() == 0, "becomes another user, which needs root")
