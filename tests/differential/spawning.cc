@@ -264,4 +264,61 @@ Scenario fails{"spawning/exec-that-fails-in-every-way", echo, [](std::uint16_t p
                  unlink(path);
                }};
 
+// A different one on each of the standard streams, and more of them, with gaps, than one message
+// has.
+constexpr int kMany = 150;
+int number_of(int i) { return i < 4 ? i : 10 + 2 * i; }
+Continuation asks_each{"asks-on-each", [](int) {
+                         call_myself("image");
+                         int good = 0;
+                         for (int i = 0; i < kMany; ++i) {
+                           good += ask(number_of(i), "on number " + std::to_string(i));
+                         }
+                         note("good", good);
+                       }};
+void echo_many(int listener) {
+  std::thread threads[kMany];
+  for (std::thread &thread : threads) {
+    thread = std::thread([fd = take(listener)] {
+      char buffer[100];
+      for (ssize_t got; (got = recv(fd, buffer, sizeof(buffer), 0)) > 0;) {
+        send_all(fd, {buffer, static_cast<std::size_t>(got)});
+      }
+      close(fd);
+    });
+  }
+  for (std::thread &thread : threads) thread.join();
+}
+void ask_many(std::uint16_t port, int start) {
+  int dialled[kMany];
+  static int good;  // vfork() lets no local one be
+  for (int &fd : dialled) {
+    int low = dial(port);
+    good += ask(low, "before");  // accepted: no queue runs over
+    fd = fcntl(low, F_DUPFD, 500);
+    close(low);
+  }
+  for (int i = 0; i < kMany; ++i) {
+    dup2(dialled[i], number_of(i));
+    close(dialled[i]);
+  }
+  Then then("asks-on-each", 0);
+  pid_t child = 0;
+  if (start == 0) child = vfork();
+  if (start < 2 && child == 0) execv(then.path(), then.arguments());
+  if (start == 2) {
+    note("posix_spawn",
+         posix_spawn(&child, then.path(), nullptr, nullptr, then.arguments(), environ));
+  }
+  note_status(child);
+  for (int i = 0; i < kMany; ++i) good += ask(number_of(i), "after");
+  note("good", good);
+}
+Scenario many_vfork{"spawning/more-than-a-message-by-vfork", echo_many,
+                    [](std::uint16_t port) { ask_many(port, 0); }};
+Scenario many_exec{"spawning/more-than-a-message-by-exec", echo_many,
+                   [](std::uint16_t port) { ask_many(port, 1); }};
+Scenario many_spawn{"spawning/more-than-a-message-by-spawn", echo_many,
+                    [](std::uint16_t port) { ask_many(port, 2); }};
+
 }  // namespace
