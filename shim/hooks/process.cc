@@ -48,20 +48,20 @@ struct Departure {
   HandOver hand_over;
   Withhold withhold;
 
-  // `may_happen`: an exec that is known to fail leaves the sessions as they are, as
-  // programs try one folder of PATH after the other. Only an image that loads inlay gets what
-  // belongs to sessions.
+  // Only an image that loads inlay gets what belongs to sessions. `may_happen`: an exec that is sure to
+  // fail ends no session, as programs try one folder of PATH after the other. All else can be undone,
+  // and is done in case it does not fail.
   Departure(boot::Target target, bool may_happen) {
-    if (!may_happen || !boot::active()) return;
+    if (!boot::active()) return;
     bool reachable = target == boot::Target::reachable;
     if (!reachable) withhold.mark();
-    before_exec();
+    if (may_happen) before_exec();
     if (reachable) {
       hand_over.for_exec(withhold);
     } else {
       withhold.cover_standard_streams();
     }
-    departed_ = true;
+    departed_ = may_happen;
   }
   ~Departure() {
     if (departed_ && !in_foreign_process()) exec_failed();
