@@ -84,6 +84,7 @@ class Walk {
 };
 
 bool Walk::enter(UniqueFd fd, std::string path) {
+  if (!fd) return fail(fmt::format("cannot open {}: {}", path, errno_text(errno)));
   Looked looked;
   if (!look(fd.get(), &looked)) {
     return fail(fmt::format("cannot look at {}: {}", path, errno_text(errno)));

@@ -1,6 +1,7 @@
 #include "policy/trusted_file.h"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,6 +129,18 @@ TEST_CASE("another user's configuration is refused unless he is named" *
   CHECK(loading(folder / "link") == "");
   REQUIRE(lchown((folder / "link").c_str(), 4711, 4711) == 0);
   CHECK(says(loading(folder / "link"), "a symbolic link in " + folder.path()));
+}
+
+TEST_CASE("a process without a descriptor left is told so") {
+  TemporaryFolder folder;
+  std::string file = folder.write("inlay.toml", "");
+  rlimit before{};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  rlimit low{0, before.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &low);
+  auto loaded = loading(file);
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  CHECK(says(loaded, "cannot open /: Too many open files"));
 }
 
 TEST_CASE("what is no readable file is refused in one line, without waiting") {
