@@ -26,9 +26,10 @@ constexpr std::int64_t kGraceNs = 30'000'000;
 constexpr std::int64_t kWaitingGraceNs = 1'000'000'000;
 constexpr std::int64_t kComputingNs = 50'000'000;
 
-// From the look at a number to the system call there are a few instructions. A thread that has computed
-// for longer since is elsewhere: it was cancelled, or jumped away.
-constexpr std::int64_t kToTheCallNs = 2'000'000;
+// From the look at a number to the system call there are a few instructions, and what a signal's handler
+// does between. A thread that has computed for longer since is elsewhere: it was cancelled, or jumped
+// away.
+constexpr std::int64_t kToTheCallNs = kComputingNs;
 
 std::atomic<bool> g_forgotten{false};
 
